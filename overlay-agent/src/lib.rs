@@ -1,0 +1,6 @@
+//! The node agent as a library, so that the agent, the CNI plugin and the lab wire nodes and pods by the same code.
+//!
+//! The straight line: [`cluster`] → `model::Topology` → `desired` (pure) → `reconcile::plan` (pure) → actions → `reconcile::apply` →
+//! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink.
+
+pub mod model;

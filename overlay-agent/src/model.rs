@@ -1,0 +1,268 @@
+//! Our words: nodes, pods, the underlay, and what the kernel should hold.
+//!
+//! Plain data, shared by every other module. Imports no kube, no aya, no rtnetlink, no tokio; performs no I/O.
+
+use ipnet::Ipv4Net;
+use overlay_common::abi;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// A MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Mac(pub abi::Mac);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not six hexadecimal bytes with colons between them.
+#[derive(Debug, thiserror::Error)]
+#[error("\"{0}\" is not a MAC address like 0a:1b:2c:3d:4e:5f")]
+pub struct BadMac(String);
+
+impl FromStr for Mac {
+    type Err = BadMac;
+
+    fn from_str(text: &str) -> Result<Self, BadMac> {
+        let bad = || BadMac(text.to_owned());
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(bad)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+        }
+        if parts.next().is_some() { Err(bad()) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl serde::Serialize for Mac {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Mac {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A node of the cluster that is fit to talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterNode {
+    /// `metadata.name`.
+    pub name: String,
+    /// Its address on the underlay.
+    pub address: Ipv4Addr,
+    /// The network its pods live in; host bits are zero.
+    pub pod_cidr: Ipv4Net,
+    /// MAC of its tunnel end: flannel's annotation when present, else derived from `address`.
+    pub vtep_mac: Mac,
+}
+
+/// A node of the cluster that is left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RejectedNode {
+    /// `metadata.name`, or its position in the list when it has none.
+    pub name: String,
+    /// One sentence an operator can act on.
+    pub reason: String,
+}
+
+/// The cluster as one whole snapshot, never a delta.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// Every usable node by name, this one included.
+    pub nodes: BTreeMap<String, ClusterNode>,
+    /// Every other node.
+    pub rejected: Vec<RejectedNode>,
+}
+
+/// The NIC the tunnel uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderlayDevice {
+    /// Its name, e.g. `eth0`.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The kernel's word for what it is (`veth`, `bond`, …); `None` for a physical NIC.
+    pub kind: Option<String>,
+}
+
+/// What the kernel's neighbour table says of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeighbourState {
+    /// Known and confirmed (REACHABLE, PERMANENT, NOARP).
+    Reachable,
+    /// Known, not confirmed lately (STALE, DELAY, PROBE): still usable.
+    Stale,
+    /// Being asked for.
+    Incomplete,
+    /// Asked for, no answer.
+    Failed,
+    /// Not in the table.
+    Absent,
+}
+
+/// How the kernel would send to a node's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// The router, or the node itself when it is on the link.
+    pub address: Ipv4Addr,
+    /// The NIC.
+    pub ifindex: u32,
+    /// MAC of that NIC.
+    pub local_mac: Mac,
+    /// The source address the kernel would choose.
+    pub source: Ipv4Addr,
+    /// MAC of the next hop, when it is known and usable.
+    pub mac: Option<Mac>,
+    /// State of the neighbour entry.
+    pub state: NeighbourState,
+}
+
+/// What the host's network says about the world outside: read from netlink, input to `desired`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// The NIC that has this node's address.
+    pub device: UnderlayDevice,
+    /// By node address; a node without a route to it is absent.
+    pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
+}
+
+/// A route the agent owns, recognised by its protocol number ([`ROUTE_PROTOCOL`]) in the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Route {
+    /// `<destination> dev ovl0 src <source>`: a peer's pods.
+    Overlay {
+        /// The peer's pod network.
+        destination: Ipv4Net,
+        /// This node's gateway address.
+        source: Ipv4Addr,
+    },
+    /// `unreachable <destination>`: this node's pod network, so that an address without a pod is answered and never routed out.
+    Unreachable {
+        /// This node's pod network.
+        destination: Ipv4Net,
+    },
+}
+
+/// `rtm_protocol` of our routes and `proto` of our neighbours: a number no routing daemon of iproute2's `rt_protos` has.
+pub const ROUTE_PROTOCOL: u8 = 79;
+
+/// Name of the overlay device.
+pub const OVERLAY_DEVICE: &str = "ovl0";
+
+/// The overlay device as it should be: vxlan in external mode, ARP off, up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayLink {
+    /// Its MAC: this node's VTEP MAC.
+    pub mac: Mac,
+    /// Its MTU.
+    pub mtu: u32,
+    /// VXLAN UDP port.
+    pub port: u16,
+    /// Its one address, as a /32.
+    pub address: Ipv4Addr,
+}
+
+/// The overlay device as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayLinkState {
+    /// Its index.
+    pub ifindex: u32,
+    /// What it is set to; compare with the desired [`OverlayLink`]. `None` when a device of that name exists that is not ours to keep
+    /// (other type, not in external mode, ARP on, down, other or several addresses): it is made anew.
+    pub link: Option<OverlayLink>,
+}
+
+/// A next hop the kernel is asked to keep resolved (`NTF_EXT_MANAGED`, since Linux 5.16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ManagedNeighbour {
+    /// The address to keep resolved.
+    pub address: Ipv4Addr,
+    /// The NIC it is on.
+    pub ifindex: u32,
+}
+
+/// Everything the kernel should hold for this node, computed by `desired` from topology, configuration and underlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The overlay device.
+    pub link: OverlayLink,
+    /// Value of `SETTINGS`; `overlay_ifindex` is filled in once the device exists.
+    pub settings: abi::Settings,
+    /// Contents of `SUBNETS`.
+    pub subnets: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// Contents of `NODES`.
+    pub nodes: BTreeMap<Ipv4Addr, abi::Node>,
+    /// Our routes.
+    pub routes: BTreeSet<Route>,
+    /// Our managed neighbours.
+    pub neighbours: BTreeSet<ManagedNeighbour>,
+}
+
+/// What the kernel holds now, read back at the start of every pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The overlay device, if there is one.
+    pub link: Option<OverlayLinkState>,
+    /// Value of `SETTINGS`.
+    pub settings: abi::Settings,
+    /// Contents of `SUBNETS`.
+    pub subnets: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// Contents of `NODES`.
+    pub nodes: BTreeMap<Ipv4Addr, abi::Node>,
+    /// Routes with our protocol number.
+    pub routes: BTreeSet<Route>,
+    /// Managed neighbours with our protocol number.
+    pub neighbours: BTreeSet<ManagedNeighbour>,
+}
+
+/// One step from observed to desired: what to do, never how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Create the overlay device, or delete and create it where `replace` says so.
+    CreateLink {
+        /// What to make.
+        link: OverlayLink,
+        /// A device of that name has to go first.
+        replace: bool,
+    },
+    /// Set MTU and MAC of the existing overlay device.
+    UpdateLink(OverlayLink),
+    /// Write `SETTINGS`.
+    PutSettings(abi::Settings),
+    /// Write one entry of `NODES`.
+    PutNode(Ipv4Addr, abi::Node),
+    /// Write one entry of `SUBNETS`.
+    PutSubnet(Ipv4Net, Ipv4Addr),
+    /// Remove one entry of `SUBNETS`.
+    RemoveSubnet(Ipv4Net),
+    /// Remove one entry of `NODES`.
+    RemoveNode(Ipv4Addr),
+    /// Add or replace a route.
+    PutRoute(Route),
+    /// Remove a route.
+    RemoveRoute(Route),
+    /// Ask the kernel to keep a next hop resolved.
+    PutNeighbour(ManagedNeighbour),
+    /// Stop asking.
+    RemoveNeighbour(ManagedNeighbour),
+}
