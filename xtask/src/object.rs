@@ -30,7 +30,7 @@ pub(crate) struct Object {
 #[derive(Debug)]
 pub(crate) struct Program {
     /// Its section, which says of which type it is: `xdp.frags`, `classifier`, …
-    section: String,
+    pub(crate) section: String,
     /// Instructions, without those of the functions it calls.
     instructions: u64,
 }
