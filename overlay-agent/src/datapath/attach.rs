@@ -5,6 +5,7 @@
 //! A link's pin carries the device's ifindex in its name: a device made anew is a new attachment, and the old pin is swept.
 
 use super::{Datapath, DatapathError, PinDir};
+use aya::pin::PinError;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::xdp::XdpLinkId;
@@ -80,7 +81,7 @@ fn pin_name(program: &str, ifindex: u32) -> String {
 
 /// The kernel has TCX links (Linux 6.6).
 fn has_tcx() -> bool {
-    KernelVersion::at_least(6, 6, 0)
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
 impl Datapath {
@@ -140,11 +141,7 @@ pub fn attach_pinned_to_pod(pins: &PinDir, device: &str, ifindex: u32) -> Result
     } else {
         attach_filter(&mut program, device, Direction::Ingress)
     };
-    result.map_err(|error| DatapathError::Attach {
-        program: program::FROM_POD,
-        device: device.to_owned(),
-        reason: explain(&error),
-    })
+    result.map_err(|error| DatapathError::Attach { program: program::FROM_POD, device: device.to_owned(), reason: explain(&error) })
 }
 
 /// Removes the link of a pod's veth.
@@ -155,8 +152,33 @@ pub fn detach_from_pod(pins: &PinDir, ifindex: u32) -> Result<(), DatapathError>
     pins.remove(&pins.link(&pin_name(program::FROM_POD, ifindex)))
 }
 
+/// Why an attachment failed, in aya's words.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Syscall(#[from] SyscallError),
+}
+
+impl Failure {
+    /// The system call that failed, if that is what happened.
+    const fn syscall(&self) -> Option<&SyscallError> {
+        match self {
+            Self::Program(ProgramError::SyscallError(error)) | Self::Link(LinkError::SyscallError(error)) | Self::Syscall(error) => {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Opens the link pinned at `path`, if there is one.
-fn pinned(path: &Path) -> Result<Option<FdLink>, ProgramError> {
+fn pinned(path: &Path) -> Result<Option<FdLink>, Failure> {
     match PinnedLink::from_pin(path) {
         Ok(link) => Ok(Some(link.into())),
         Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == ErrorKind::NotFound => Ok(None),
@@ -170,17 +192,17 @@ fn is_severed(error: &ProgramError) -> bool {
 }
 
 /// Forgets a pin whose link is severed.
-fn unpin(path: &Path) -> Result<(), ProgramError> {
-    std::fs::remove_file(path).map_err(|io_error| SyscallError { call: "unlink", io_error }.into())
+fn unpin(path: &Path) -> Result<(), SyscallError> {
+    std::fs::remove_file(path).map_err(|io_error| SyscallError { call: "unlink", io_error })
 }
 
-fn attach_tcx(program: &mut SchedClassifier, device: &str, direction: Direction, pin: &Path) -> Result<(), ProgramError> {
+fn attach_tcx(program: &mut SchedClassifier, device: &str, direction: Direction, pin: &Path) -> Result<(), Failure> {
     if let Some(link) = pinned(pin)? {
         match program.attach_to_link(link.try_into()?) {
             // The pin holds the link; the file descriptor may go.
-            Ok(id) => return program.take_link(id).map(drop),
+            Ok(id) => return Ok(program.take_link(id).map(drop)?),
             Err(error) if is_severed(&error) => unpin(pin)?,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
@@ -190,7 +212,7 @@ fn attach_tcx(program: &mut SchedClassifier, device: &str, direction: Direction,
     Ok(())
 }
 
-fn attach_filter(program: &mut SchedClassifier, device: &str, direction: Direction) -> Result<(), ProgramError> {
+fn attach_filter(program: &mut SchedClassifier, device: &str, direction: Direction) -> Result<(), Failure> {
     // The qdisc may be there already, ours or another's; attaching says so if it is not.
     let _exists = qdisc_add_clsact(device);
     let attach_type = direction.attach_type();
@@ -208,12 +230,12 @@ fn attach_filter(program: &mut SchedClassifier, device: &str, direction: Directi
     Ok(())
 }
 
-fn attach_xdp(program: &mut Xdp, ifindex: u32, pin: &Path) -> Result<(), ProgramError> {
+fn attach_xdp(program: &mut Xdp, ifindex: u32, pin: &Path) -> Result<(), Failure> {
     if let Some(link) = pinned(pin)? {
         match program.attach_to_link(link.try_into()?) {
-            Ok(id) => return program.take_link(id).map(drop),
+            Ok(id) => return Ok(program.take_link(id).map(drop)?),
             Err(error) if is_severed(&error) => unpin(pin)?,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     let id: XdpLinkId = program.attach_to_if_index(ifindex, XdpMode::Driver)?;
@@ -223,8 +245,8 @@ fn attach_xdp(program: &mut Xdp, ifindex: u32, pin: &Path) -> Result<(), Program
 }
 
 /// The kernel's reason in words, with what usually causes it.
-fn explain(error: &ProgramError) -> String {
-    let ProgramError::SyscallError(SyscallError { call, io_error }) = error else { return error.to_string() };
+fn explain(error: &Failure) -> String {
+    let Some(SyscallError { call, io_error }) = error.syscall() else { return error.to_string() };
     let hint = match io_error.raw_os_error() {
         Some(nix::libc::EBUSY | nix::libc::EEXIST) => ": another program holds the hook",
         Some(nix::libc::EOPNOTSUPP) => ": the driver has no native XDP",

@@ -77,21 +77,15 @@ impl Datapath {
         let path = self.pins.program(name);
         let next = self.pins.program(&format!("{name}_next"));
         self.pins.remove(&next)?;
-        program.pin(&next).map_err(|error| failed(error.into()))?;
+        program.pin(&next).map_err(|source| DatapathError::PinProgram { name, source })?;
         fs::rename(&next, &path).map_err(|source| DatapathError::Pin { what: "replace", path, source })
     }
 
     pub(super) fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, DatapathError> {
-        self.ebpf
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(DatapathError::Missing { kind: "TC program", name })
+        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(DatapathError::Missing { kind: "TC program", name })
     }
 
     pub(super) fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, DatapathError> {
-        self.ebpf
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(DatapathError::Missing { kind: "XDP program", name })
+        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(DatapathError::Missing { kind: "XDP program", name })
     }
 }

@@ -8,7 +8,7 @@ mod load;
 mod pins;
 mod tables;
 
-pub use attach::{Direction, Hook};
+pub use attach::{Direction, Hook, attach_pinned_to_pod, detach_from_pod};
 pub use load::{Datapath, is_built_in};
 pub use pins::PinDir;
 pub use tables::Tables;
@@ -56,6 +56,14 @@ pub enum DatapathError {
         name: String,
         /// Why it failed.
         source: aya::programs::ProgramError,
+    },
+    /// A program could not be pinned.
+    #[error("program {name} cannot be pinned: {source}")]
+    PinProgram {
+        /// Name of the program.
+        name: &'static str,
+        /// Why it failed.
+        source: aya::pin::PinError,
     },
     /// The object lacks a program or a map that this agent needs.
     #[error("the eBPF object has no {kind} {name}")]

@@ -84,7 +84,6 @@ type CountersBytes = [u8; size_of::<Counters>()];
 type CounterWords = [u64; size_of::<Counters>() / 8];
 
 /// Handles on the pinned maps of one node.
-#[derive(Debug)]
 pub struct Tables {
     settings: Array<MapData, SettingsBytes>,
     subnets: LpmTrie<MapData, abi::Ipv4, abi::Ipv4>,
