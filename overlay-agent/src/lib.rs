@@ -4,3 +4,4 @@
 //! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink.
 
 pub mod model;
+pub mod netlink;
