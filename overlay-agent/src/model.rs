@@ -169,6 +169,9 @@ pub enum Route {
 /// `rtm_protocol` of our routes and `proto` of our neighbours: a number no routing daemon of iproute2's `rt_protos` has.
 pub const ROUTE_PROTOCOL: u8 = 79;
 
+/// `rtm_protocol` of the routes to this node's own pods: another number, so that the agent's sweep of its own routes never meets them.
+pub const POD_ROUTE_PROTOCOL: u8 = 80;
+
 /// Name of the overlay device.
 pub const OVERLAY_DEVICE: &str = "ovl0";
 
