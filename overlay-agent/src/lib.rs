@@ -6,3 +6,4 @@
 pub mod datapath;
 pub mod model;
 pub mod netlink;
+pub mod pod;
