@@ -42,8 +42,8 @@ pub(crate) enum Expect {
     Sent(Flow, Vec<u8>),
     /// Exactly this packet is sent to the underlay, counted as this flow. Its UDP source port is the program's choice within 49152–65535.
     Encap(Flow, Box<Tunnel>),
-    /// As [`Expect::Encap`], but the kernel's neighbour table writes the outer Ethernet header.
-    EncapByNeighbour(Box<Tunnel>),
+    /// As [`Expect::Encap`], but the kernel's neighbour table writes the outer Ethernet header; counted as `neigh_encap` too.
+    EncapByNeighbour(Flow, Box<Tunnel>),
 }
 
 /// One row, or one of the cases a row stands for.
@@ -102,8 +102,9 @@ pub(crate) fn story(kernel: &Shared, kind: &str, name: &str, run: impl FnOnce(&m
 pub(crate) fn check(program: Program, case: &Case, ran: &Ran) -> Result<()> {
     let xdp = program == Program::UnderlayXdp;
     let (pass, drop) = if xdp { (XDP_PASS, XDP_DROP) } else { (TC_NEXT, TC_SHOT) };
-    // What XDP strips goes on to TC, which delivers it; TC does both at once.
+    // What XDP strips goes on to TC, which redirects it; TC does both at once.
     let delivered = if xdp { XDP_PASS } else { TC_REDIRECT };
+    let decap = if xdp { Flow::XdpDecap } else { Flow::TcDecap };
     match &case.expect {
         Expect::NotOurs => {
             expect_verdict(ran, pass)?;
@@ -121,12 +122,12 @@ pub(crate) fn check(program: Program, case: &Case, ran: &Ran) -> Result<()> {
             expect_verdict(ran, drop)
         }
         Expect::ToPod(frame) => {
-            expect_flows(ran, &decap_flows(xdp, Flow::DeliverPod), frame.len())?;
+            expect_flows(ran, &[decap, Flow::DeliverPod], frame.len())?;
             expect_verdict(ran, delivered)?;
             expect_frame(&ran.frame, frame)
         }
         Expect::ToHost(ip) => {
-            expect_flows(ran, &decap_flows(xdp, Flow::DeliverHost), ip.len() + 14)?;
+            expect_flows(ran, &[decap, Flow::DeliverHost], ip.len() + 14)?;
             expect_verdict(ran, delivered)?;
             ensure!(ran.frame.len() >= 14, "no Ethernet header left:\n{}", hex(&ran.frame));
             ensure!(ran.frame[..6] == world::A_VTEP, "destination MAC must be the overlay device's:\n{}", hex(&ran.frame));
@@ -144,22 +145,17 @@ pub(crate) fn check(program: Program, case: &Case, ran: &Ran) -> Result<()> {
             expect_frame(&ran.frame, frame)
         }
         Expect::Encap(flow, tunnel) => {
-            expect_flows(ran, &[*flow], case.packet.len())?;
+            expect_flows(ran, &[*flow], 14 + tunnel.inner.len())?;
             expect_verdict(ran, TC_REDIRECT)?;
             expect_frame(&ran.frame, &with_source_port(tunnel, &ran.frame)?)
         }
-        Expect::EncapByNeighbour(tunnel) => {
-            expect_flows(ran, &[Flow::NeighbourEncap], case.packet.len())?;
+        Expect::EncapByNeighbour(flow, tunnel) => {
+            expect_flows(ran, &[*flow, Flow::NeighbourEncap], 14 + tunnel.inner.len())?;
             expect_verdict(ran, TC_REDIRECT)?;
             let expected = with_source_port(tunnel, &ran.frame)?;
             expect_frame(&ran.frame[12..], &expected[12..])
         }
     }
-}
-
-/// Who counts what on the way to `last`.
-fn decap_flows(xdp: bool, last: Flow) -> Vec<Flow> {
-    if xdp { vec![Flow::XdpDecap] } else { vec![Flow::TcDecap, last] }
 }
 
 /// `tunnel` with the UDP source port found in `frame`, which must be one of 49152–65535 (RFC 7348 section 5).

@@ -26,7 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let c = encapsulated(&to(C_POD), C, C_VTEP, ROUTER_MAC);
     cases.push(case("host to a pod behind a router", &to(C_POD), Expect::Encap(Flow::HostEncap, Box::new(c))));
     let d = encapsulated(&to(D_POD), D, [0x0e, 0x4f, 192, 168, 50, 4], [0; 6]);
-    cases.push(case("host to a node whose MAC is not known yet", &to(D_POD), Expect::EncapByNeighbour(Box::new(d))));
+    cases.push(case("host to a node whose MAC is not known yet", &to(D_POD), Expect::EncapByNeighbour(Flow::HostEncap, Box::new(d))));
     for (name, dst) in
         [("a subnet whose node is gone", E_POD), ("a node reached by a way not known", F_POD), ("a network no node has", stranger())]
     {

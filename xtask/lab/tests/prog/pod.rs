@@ -2,7 +2,8 @@
 
 use overlay_common::counters::Flow;
 use overlay_common::reason::DropReason::{
-    self, EncapProhibited, Martian, NoNode, PodArpSpoof, PodHeader, PodL2Protocol, PodSourceAddress, PodSourceMac, UnknownVeth, V6Disabled,
+    self, EncapProhibited, Martian, NoNode, PodArpSpoof, PodHeader, PodL2Protocol, PodSourceAddress, PodSourceMac, Short, UnknownVeth,
+    V6Disabled,
 };
 
 use crate::case::{Case, Expect};
@@ -192,7 +193,7 @@ fn arp() -> Vec<Case> {
     }
     let good = frame(broadcast, POD.mac, &request(own, POD_NEXT_HOP));
     for len in [15, 20, 28, 41] {
-        cases.push(Case::new("E2", format!("ARP cut to {len} bytes"), good[..len].to_vec(), Expect::Drop(PodL2Protocol)));
+        cases.push(Case::new("E2", format!("ARP cut to {len} bytes"), good[..len].to_vec(), Expect::Drop(Short)));
     }
     for (name, at, value) in
         [("hardware type", 15, 6), ("protocol type", 16, 0x86), ("hardware length", 18, 8), ("protocol length", 19, 16)]
@@ -214,7 +215,7 @@ fn destinations() -> Vec<Case> {
     cases.push(Case::new("E3", "to a pod behind a router", from_pod(&to(C_POD)), Expect::Encap(Flow::PodEncap, Box::new(c))));
     let d = encapsulated(&to(D_POD).routed(), D, [0x0e, 0x4f, 192, 168, 50, 4], [0; 6]);
     let name = "to a node whose MAC is not known yet: the kernel resolves it";
-    cases.push(Case::new("E9", name, from_pod(&to(D_POD)), Expect::EncapByNeighbour(Box::new(d))));
+    cases.push(Case::new("E9", name, from_pod(&to(D_POD)), Expect::EncapByNeighbour(Flow::PodEncap, Box::new(d))));
     cases.push(drops("E3", "to a subnet whose node is gone", NoNode, &to(E_POD)));
     cases.push(drops("E3", "to a node reached by a way not known", NoNode, &to(F_POD)));
 
@@ -243,6 +244,7 @@ fn destinations() -> Vec<Case> {
         ("a multicast group", [224, 0, 0, 251]),
         ("240/4", [240, 0, 0, 1]),
         ("the broadcast address", [255; 4]),
+        ("itself", POD.addr),
     ];
     for (name, dst) in martians {
         cases.push(drops("E3", format!("to {name}"), Martian, &to(dst)));
@@ -307,7 +309,7 @@ fn ip_header() -> Vec<Case> {
     }
     let frame = from_pod(&good);
     for len in [14, 15, 33] {
-        cases.push(Case::new("E5", format!("a frame cut to {len} bytes"), frame[..len].to_vec(), Expect::Drop(PodHeader)));
+        cases.push(Case::new("E5", format!("a frame cut to {len} bytes"), frame[..len].to_vec(), Expect::Drop(Short)));
     }
 
     let mut padded = frame.clone();

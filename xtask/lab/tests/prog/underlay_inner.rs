@@ -181,7 +181,10 @@ fn options() -> Vec<Case> {
         ("an option longer than the header", &[7, 200, 4, 0]),
     ];
     for (name, bytes) in broken {
-        cases.push(drops("D23", name, InnerHeader, &from_b().options(bytes)));
+        cases.push(delivers("D23", format!("{name} is for the receiver's stack to judge"), &from_b().options(bytes)));
+    }
+    for (name, bytes) in [("of length 0", &[7, 0, 131, 3, 4, 0, 0, 0][..]), ("of length 1", &[7, 1, 137, 3, 4, 0, 0, 0])] {
+        cases.push(drops("D23", format!("a source route behind an option {name}"), InnerIpOptions, &from_b().options(bytes)));
     }
     cases
 }
