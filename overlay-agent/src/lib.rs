@@ -3,4 +3,7 @@
 //! The straight line: [`cluster`] → `model::Topology` → `desired` (pure) → `reconcile::plan` (pure) → actions → `reconcile::apply` →
 //! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink.
 
+pub mod datapath;
 pub mod model;
+pub mod netlink;
+pub mod pod;
