@@ -163,7 +163,7 @@ fn arp() -> Vec<Case> {
         "E2",
         "the pod's reply to the host's probe reaches the stack",
         frame(POD.host_mac, POD.mac, &probe),
-        Expect::NotOurs,
+        Expect::ToStack(Flow::PodArp),
     ));
 
     let spoofs = [
