@@ -92,8 +92,8 @@ pub(crate) fn redirect_to_host(settings: &Settings) -> Result<i32, DropReason> {
     if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
 }
 
-/// A node's own address or a peer's.
+/// An address the VXLAN socket of a node answers at: this node's own, its gateway address, or a peer's.
 #[inline(always)]
 pub(crate) fn is_node(address: Ipv4, settings: &Settings) -> bool {
-    address == settings.address || maps::node(address).is_some()
+    address == settings.address || address == settings.gateway || maps::node(address).is_some()
 }
