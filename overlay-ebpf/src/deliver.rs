@@ -50,7 +50,7 @@ pub(crate) fn takes_detour<P: Packet>(packet: &P, datagram: &Datagram) -> bool {
 /// port, so the protocol as a whole is noted with it.
 #[inline(always)]
 pub(crate) fn note_detour<P: Packet>(packet: &P, datagram: &Datagram) {
-    let Some([port_be, _]) = datagram.ports(packet) else { return };
+    let Some([port_be, _]) = datagram.leading_ports(packet) else { return };
     // SAFETY: the helper takes no argument.
     let now = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
     let mut key = DetourKey { addr: datagram.header.source, port_be, protocol: datagram.header.protocol, pad: 0 };
