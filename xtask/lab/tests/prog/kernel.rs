@@ -70,6 +70,8 @@ pub(crate) struct Ran {
     pub(crate) verdict: i32,
     /// XDP metadata in front of the packet; empty for TC.
     pub(crate) meta: Vec<u8>,
+    /// The packet's mark; zero for XDP.
+    pub(crate) mark: u32,
     /// The packet afterwards.
     pub(crate) frame: Vec<u8>,
     /// Every counter that is not where it was.
@@ -215,15 +217,15 @@ impl Kernel {
     /// Runs `frame` through `program`.
     pub(crate) fn run(&mut self, program: Program, frame: &[u8], skb: Skb) -> Result<Ran> {
         let before = self.counters()?;
-        let (verdict, meta, out) = match program {
+        let ran = match program {
             Program::UnderlayXdp => self.run_xdp(program, frame)?,
             _ => self.run_tc(program, frame, skb)?,
         };
         let after = self.counters()?;
-        Ok(Ran { verdict, meta, frame: out, moved: moved(&before, &after) })
+        Ok(Ran { moved: moved(&before, &after), ..ran })
     }
 
-    fn run_xdp(&mut self, program: Program, frame: &[u8]) -> Result<(i32, Vec<u8>, Vec<u8>)> {
+    fn run_xdp(&mut self, program: Program, frame: &[u8]) -> Result<Ran> {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex. Given so that the kernel returns it:
         // the returned `data` is where the packet starts behind the metadata.
         let mut ctx = [0u8; 24];
@@ -242,10 +244,10 @@ impl Kernel {
         out.truncate(usize::try_from(result.data_size_out)?);
         let meta_len = usize::try_from(u32::from_ne_bytes(ctx_out[..4].try_into().expect("four bytes")))?;
         let packet = out.split_off(meta_len);
-        Ok((result.return_value.cast_signed(), out, packet))
+        Ok(Ran { verdict: result.return_value.cast_signed(), meta: out, mark: 0, frame: packet, moved: Moved::default() })
     }
 
-    fn run_tc(&mut self, program: Program, frame: &[u8], skb: Skb) -> Result<(i32, Vec<u8>, Vec<u8>)> {
+    fn run_tc(&mut self, program: Program, frame: &[u8], skb: Skb) -> Result<Ran> {
         // struct __sk_buff; the kernel accepts these fields and wants every other one to be zero (net/bpf/test_run.c, convert___skb_to_skb).
         const MARK: usize = 8;
         const INGRESS_IFINDEX: usize = 36;
@@ -262,12 +264,14 @@ impl Kernel {
             put(GSO_SEGS, u32::try_from(frame.len())?.div_ceil(skb.gso_size));
             put(GSO_SIZE, skb.gso_size);
         }
+        let mut ctx_out = [0u8; 192];
         let mut out = vec![0u8; frame.len() + 512];
         let loaded = <&mut SchedClassifier>::try_from(self.ebpf.program_mut(program.name()).context("loaded above")?)?;
         let result = loaded.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&ctx),
+            ctx_out: Some(&mut ctx_out),
             ..TestRunOptions::new()
         })?;
         let len = usize::try_from(result.data_size_out)?;
@@ -275,7 +279,8 @@ impl Kernel {
             bail!("the program made {len} bytes of {}", frame.len());
         }
         out.truncate(len);
-        Ok((result.return_value.cast_signed(), Vec::new(), out))
+        let mark = u32::from_ne_bytes(ctx_out[MARK..MARK + 4].try_into().expect("four bytes"));
+        Ok(Ran { verdict: result.return_value.cast_signed(), meta: Vec::new(), mark, frame: out, moved: Moved::default() })
     }
 }
 

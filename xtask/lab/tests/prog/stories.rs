@@ -5,12 +5,13 @@ use std::collections::HashSet;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use overlay_common::abi::{DetourKey, Settings, receive};
+use overlay_common::counters::Flow;
 use overlay_common::reason::DropReason;
 
-use crate::case::{Case, Expect, Shared, XDP_PASS, check, source_port, story};
+use crate::case::{Case, Expect, Shared, TC_NEXT, XDP_PASS, check, source_port, story};
 use crate::kernel::{Kernel, Program, Skb, hex};
 use crate::packet::{Addr, Eth, Ipv4, MORE_FRAGMENTS, pattern, protocol};
-use crate::world::{self, A_GATEWAY, A_VTEP, B, B_POD, EXTERNAL, POD, POD2, SERVICE, at_pod, from_b, from_pod, tunnel};
+use crate::world::{self, A_GATEWAY, A_VTEP, B, B_POD, EXTERNAL, POD, POD2, SERVICE, STRANGER, at_pod, from_b, from_pod, tunnel};
 
 /// Every story.
 pub(crate) fn trials(kernel: &Shared) -> Vec<Trial> {
@@ -20,9 +21,16 @@ pub(crate) fn trials(kernel: &Shared) -> Vec<Trial> {
         story(kernel, "from_pod", "E8 fragments of one datagram keep one source port", fragments_share_a_port),
         story(kernel, "from_host", "E8 the host's flows spread as a pod's do", host_source_ports_spread),
         story(kernel, "from_pod", "E3 a packet to a service is remembered, one to a pod is not", detour_is_written),
+        story(
+            kernel,
+            "from_pod",
+            "E3 a fragmented request to a service is remembered by its first fragment",
+            detour_is_written_for_fragments,
+        ),
         story(kernel, "underlay", "D27 a reply to a remembered socket goes by the stack", detour_is_read),
         story(kernel, "all", "D0 without settings every program lets everything through", nothing_before_settings),
-        story(kernel, "underlay", "D0 in kernel mode the NIC's programs leave VXLAN to the kernel", kernel_mode),
+        story(kernel, "underlay_tc", "D0 in kernel mode VXLAN from a known node is marked and left to the kernel", kernel_mode),
+        story(kernel, "underlay_tc and from_pod", "E7 super-packets are measured by their segments", super_packets),
         story(kernel, "from_overlay", "D0 what this node handed up itself passes", host_bound_passes_the_overlay_device),
         story(kernel, "underlay_xdp", "D0 the metadata of a stripped packet names the pod's link", metadata_names_the_link),
         story(kernel, "underlay", "D12 a node that has gone is a stranger at once", deleted_node_is_a_stranger),
@@ -103,6 +111,20 @@ fn detour_is_written(kernel: &mut Kernel) -> Result<()> {
     kernel.clear_detours()
 }
 
+fn detour_is_written_for_fragments(kernel: &mut Kernel) -> Result<()> {
+    kernel.clear_detours()?;
+    let request = Ipv4::udp_ports(POD.addr, SERVICE, (40_000, 53), &pattern(64)).edit(|ip| ip.fragment = MORE_FRAGMENTS);
+    let later = Ipv4::new(POD.addr, SERVICE, protocol::UDP, pattern(64)).edit(|ip| ip.fragment = 9);
+    for ip in [request, later] {
+        kernel.run(Program::FromPod, &from_pod(&ip), Skb::default())?;
+    }
+    let mut found = kernel.detours()?;
+    found.sort_by_key(|key| key.port_be);
+    let expected = [0, 40_000].map(|port| socket(POD.addr, port, protocol::UDP));
+    ensure!(found == expected, "remembered {found:?}, must be {expected:?}: the answer would skip the un-rewriting");
+    kernel.clear_detours()
+}
+
 fn detour_is_read(kernel: &mut Kernel) -> Result<()> {
     // The reply of B's pod to a socket whose first packet went to a service address.
     let reply = Ipv4::udp_ports(B_POD, POD.addr, (53, 40_000), b"reply");
@@ -144,10 +166,42 @@ fn nothing_before_settings(kernel: &mut Kernel) -> Result<()> {
 
 fn kernel_mode(kernel: &mut Kernel) -> Result<()> {
     kernel.settings(&Settings { receive_mode: receive::KERNEL, ..world::settings() })?;
-    let frame = tunnel(&from_b()).bytes();
-    let outcome = [Program::UnderlayXdp, Program::UnderlayTc].into_iter().try_for_each(|program| unnoticed(kernel, program, &frame));
+    let good = tunnel(&from_b());
+    let outcome = kernel_mode_marks(kernel, &good.bytes()).and_then(|()| {
+        let stranger = good.edit(|t| t.ip.src = STRANGER).bytes();
+        let case = Case::new("D12", "", stranger, Expect::Drop(DropReason::OuterSourceUnknown));
+        check(Program::UnderlayTc, &case, &kernel.run(Program::UnderlayTc, &case.packet, case.skb)?)
+    });
     kernel.settings(&world::settings())?;
     outcome
+}
+
+/// What the kernel's vxlan device may open goes on as it came, with a mark that tells `from_overlay` so.
+fn kernel_mode_marks(kernel: &mut Kernel, frame: &[u8]) -> Result<()> {
+    let ran = kernel.run(Program::UnderlayTc, frame, Skb::default())?;
+    ensure!(ran.mark != 0, "no mark");
+    check(Program::UnderlayTc, &Case::new("D0", "", frame.to_vec(), Expect::NotOurs), &ran)
+}
+
+fn super_packets(kernel: &mut Kernel) -> Result<()> {
+    let skb = |gso_size| Skb { gso_size, ..Skb::default() };
+    // Segments of UDP, 1000 bytes of payload each: the kernel's own device splits these right (see `receive.rs`).
+    let udp = tunnel(&Ipv4::udp(B_POD, POD.addr, &pattern(3000))).bytes();
+    kernel.settings(&Settings { receive_mode: receive::TC, ..world::settings() })?;
+    let ran = kernel.run(Program::UnderlayTc, &udp, skb(1000))?;
+    ensure!(ran.mark != 0 && ran.verdict == TC_NEXT && ran.moved.nothing(), "UDP: verdict {}; {}", ran.verdict, ran.moved);
+    ensure!(ran.frame == udp, "UDP: changed");
+    // Segments of TCP that do not fit the tunnel with their headers: 20 of IP, 20 of TCP.
+    let mut tcp = vec![0; 20];
+    tcp[12] = 5 << 4;
+    tcp.extend(pattern(3000));
+    let frame = from_pod(&Ipv4::new(POD.addr, B_POD, protocol::TCP, tcp));
+    let expect = Case::new("E6", "", frame, Expect::ToStack(Flow::PodTooBig));
+    let too_big = u32::try_from(world::MTU - 40 + 1)?;
+    check(Program::FromPod, &expect, &kernel.run(Program::FromPod, &expect.packet, skb(too_big))?).context("TCP, one byte over")?;
+    let ran = kernel.run(Program::FromPod, &expect.packet, skb(too_big - 1))?;
+    ensure!(ran.moved.flows.iter().all(|(flow, ..)| *flow != Flow::PodTooBig), "TCP that fits: {}", ran.moved);
+    Ok(())
 }
 
 /// `frame` must go on to the stack as it came, and no counter may move.
