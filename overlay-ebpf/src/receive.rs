@@ -139,6 +139,10 @@ pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
         return Err(DropReason::Vni);
     }
     let node = maps::node(key.remote).ok_or(DropReason::OuterSourceUnknown)?;
+    // The kernel has moved the inner frame's tag out of it (net/core/dev.c, `__netif_receive_skb_core`).
+    if view.is_tagged() {
+        return Err(DropReason::InnerVlan);
+    }
     view.pull(ETHERNET_LEN + RECEIVE_HEADERS - INNER_OFFSET);
     let end = view.len(0);
     // The kernel has combined the ECN bits already (drivers/net/vxlan/vxlan_core.c, `vxlan_ecn_decapsulate`).
