@@ -11,6 +11,10 @@ mod case;
 mod host;
 #[path = "prog/kernel.rs"]
 mod kernel;
+#[path = "prog/links.rs"]
+mod links;
+#[path = "prog/oracle.rs"]
+mod oracle;
 #[path = "prog/packet.rs"]
 mod packet;
 #[path = "prog/pod.rs"]
@@ -21,32 +25,47 @@ mod stories;
 mod underlay_inner;
 #[path = "prog/underlay_outer.rs"]
 mod underlay_outer;
+#[path = "prog/wire.rs"]
+mod wire;
 #[path = "prog/world.rs"]
 mod world;
 
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use libtest_mimic::Arguments;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 
 use case::{tc_trials, underlay_trials};
 use kernel::{Kernel, Program};
+use links::Namespace;
 
 fn main() -> Result<()> {
     let mut arguments = Arguments::from_args();
     // One object, one set of counters: the cases run one after the other, each in microseconds.
     arguments.test_threads = Some(1);
 
-    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of its own (this test needs root)")?;
-    kernel::make_links()?;
+    // One CPU: packets sent one after the other arrive in that order.
+    let mut cpus = CpuSet::new();
+    cpus.set(sched_getcpu()?)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+
+    let far = Namespace::new()?;
+    let here = Namespace::new()?;
+    let wire = wire::connect(&here, &far)?;
+    let oracle = oracle::connect(&here, &far)?;
     let kernel = Arc::new(Mutex::new(Kernel::load(&kernel::object()?)?));
 
+    let underlay: Vec<_> = underlay_outer::cases().into_iter().chain(underlay_inner::cases()).map(Arc::new).collect();
+    let pod: Vec<_> = pod::cases().into_iter().map(Arc::new).collect();
+    let host: Vec<_> = host::cases().into_iter().map(Arc::new).collect();
     let mut trials = Vec::new();
-    trials.extend(underlay_trials(&kernel, underlay_outer::cases()));
-    trials.extend(underlay_trials(&kernel, underlay_inner::cases()));
-    trials.extend(tc_trials(&kernel, Program::FromPod, pod::cases()));
-    trials.extend(tc_trials(&kernel, Program::FromHost, host::cases()));
+    trials.extend(underlay_trials(&kernel, &underlay));
+    trials.extend(tc_trials(&kernel, Program::FromPod, &pod));
+    trials.extend(tc_trials(&kernel, Program::FromHost, &host));
     trials.extend(stories::trials(&kernel));
+    trials.extend(wire::trials(&kernel, wire, &underlay, &pod));
+    trials.extend(oracle::trials(oracle, &underlay));
     libtest_mimic::run(&arguments, trials).exit()
 }

@@ -1,15 +1,17 @@
 //! The programs in the kernel: loads the object, fills its maps, runs one packet, says what happened.
 //!
-//! Touches only what it made: a network namespace with a handful of links, an object whose maps and programs go with the process.
-//! Nothing is pinned, nothing is attached: a packet enters through `BPF_PROG_TEST_RUN`.
+//! Touches only what it made: an object whose maps, programs and links go with the process. Nothing is pinned. A packet enters through
+//! `BPF_PROG_TEST_RUN`, or by a link the programs were attached to.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::programs::tc::{SchedClassifierLinkId, TcAttachType, qdisc_add_clsact};
+use aya::programs::xdp::{XdpLinkId, XdpMode};
 use aya::programs::{SchedClassifier, Xdp};
+use aya::util::KernelVersion;
 use aya::{Ebpf, TestRun as _, TestRunOptions};
 use overlay_common::abi::{DetourKey, Node, Pod, Settings, Subnet, Veth, map, program};
 use overlay_common::counters::{Counters, Flow};
@@ -53,7 +55,7 @@ impl Program {
 }
 
 /// What a TC program finds in its `__sk_buff` besides the packet.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Skb {
     /// Link the packet is on, where it is not the one of [`Program::ifindex`].
     pub(crate) ifindex: Option<u32>,
@@ -90,6 +92,13 @@ pub(crate) struct Moved {
 /// The object in the kernel.
 pub(crate) struct Kernel {
     ebpf: Ebpf,
+    attached: Vec<Attached>,
+}
+
+/// A program on a link.
+enum Attached {
+    Xdp(Program, XdpLinkId),
+    Tc(Program, SchedClassifierLinkId),
 }
 
 /// The object under test: `OVERLAY_EBPF_OBJECT`, else the one `cargo xtask build-ebpf` puts into the workspace's target directory.
@@ -100,26 +109,6 @@ pub(crate) fn object() -> Result<PathBuf> {
     };
     ensure!(path.is_file(), "no eBPF object at {}: run `cargo xtask build-ebpf`, or name one in OVERLAY_EBPF_OBJECT", path.display());
     Ok(path)
-}
-
-/// Makes the links whose ifindex the rows use. The caller's network namespace must be the tests' own.
-pub(crate) fn make_links() -> Result<()> {
-    let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
-    let links = [
-        ("pod", world::POD.ifindex, world::POD.host_mac),
-        ("pod2", world::POD2.ifindex, world::POD2.host_mac),
-        ("other", world::UNREGISTERED_IFINDEX, [2, 0x20, 0, 0, 0, 0xff]),
-        ("ovl0", world::OVERLAY_IFINDEX, world::A_VTEP),
-        ("eth0", world::UNDERLAY_IFINDEX, world::A_MAC),
-    ];
-    for (name, ifindex, address) in links {
-        let (ifindex, peer) = (ifindex.to_string(), (ifindex + 100).to_string());
-        let peer_name = format!("{name}-peer");
-        let words = ["link", "add", "name", name, "index", &ifindex, "address", &mac(address), "type", "veth"];
-        let output = Command::new("ip").args(words).args(["peer", "name", &peer_name, "index", &peer]).output().context("ip")?;
-        ensure!(output.status.success(), "ip {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
 }
 
 impl Kernel {
@@ -134,7 +123,7 @@ impl Kernel {
             }
             .with_context(|| format!("loading program {}", program.name()))?;
         }
-        let mut kernel = Self { ebpf };
+        let mut kernel = Self { ebpf, attached: Vec::new() };
         kernel.settings(&world::settings())?;
         for (third_byte, node) in world::SUBNETS {
             let key = Key::new(24, [10, 244, third_byte, 0]);
@@ -202,8 +191,43 @@ impl Kernel {
         Ok(HashMap::try_from(self.map(map::DETOUR)?)?)
     }
 
+    /// Attaches `program` to the ingress of `link`, XDP in native mode.
+    pub(crate) fn attach(&mut self, program: Program, link: &str) -> Result<()> {
+        let what = || format!("attaching {} to {link}", program.name());
+        let attached = if program == Program::UnderlayXdp {
+            Attached::Xdp(program, self.xdp(program)?.attach(link, XdpMode::Driver).with_context(what)?)
+        } else {
+            if KernelVersion::current()? < KernelVersion::new(6, 6, 0) {
+                // Below TCX the programs hang on a qdisc, which may be there from the last time.
+                let _present = qdisc_add_clsact(link);
+            }
+            Attached::Tc(program, self.tc(program)?.attach(link, TcAttachType::Ingress).with_context(what)?)
+        };
+        self.attached.push(attached);
+        Ok(())
+    }
+
+    /// Takes every program off its link.
+    pub(crate) fn detach_all(&mut self) -> Result<()> {
+        for attached in std::mem::take(&mut self.attached) {
+            match attached {
+                Attached::Xdp(program, link) => self.xdp(program)?.detach(link)?,
+                Attached::Tc(program, link) => self.tc(program)?.detach(link)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn xdp(&mut self, program: Program) -> Result<&mut Xdp> {
+        Ok(self.ebpf.program_mut(program.name()).context("no such program")?.try_into()?)
+    }
+
+    fn tc(&mut self, program: Program) -> Result<&mut SchedClassifier> {
+        Ok(self.ebpf.program_mut(program.name()).context("no such program")?.try_into()?)
+    }
+
     /// Sum over all CPUs.
-    fn counters(&mut self) -> Result<Vec<u64>> {
+    pub(crate) fn counters(&mut self) -> Result<Vec<u64>> {
         let map = PerCpuArray::<_, [u8; size_of::<Counters>()]>::try_from(self.map(map::COUNTERS)?)?;
         let mut sum = vec![0u64; size_of::<Counters>() / 8];
         for cpu in map.get(&0, 0)?.iter() {
@@ -222,7 +246,7 @@ impl Kernel {
             _ => self.run_tc(program, frame, skb)?,
         };
         let after = self.counters()?;
-        Ok(Ran { moved: moved(&before, &after), ..ran })
+        Ok(Ran { moved: Moved::between(&before, &after), ..ran })
     }
 
     fn run_xdp(&mut self, program: Program, frame: &[u8]) -> Result<Ran> {
@@ -233,8 +257,7 @@ impl Kernel {
         ctx[4..8].copy_from_slice(&len.to_ne_bytes());
         let mut ctx_out = [0u8; 24];
         let mut out = vec![0u8; frame.len() + 512];
-        let loaded = <&mut Xdp>::try_from(self.ebpf.program_mut(program.name()).context("loaded above")?)?;
-        let result = loaded.test_run(TestRunOptions {
+        let result = self.xdp(program)?.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&ctx),
@@ -266,8 +289,7 @@ impl Kernel {
         }
         let mut ctx_out = [0u8; 192];
         let mut out = vec![0u8; frame.len() + 512];
-        let loaded = <&mut SchedClassifier>::try_from(self.ebpf.program_mut(program.name()).context("loaded above")?)?;
-        let result = loaded.test_run(TestRunOptions {
+        let result = self.tc(program)?.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&ctx),
@@ -284,17 +306,31 @@ impl Kernel {
     }
 }
 
-/// What moved between two readings of the counters.
-fn moved(before: &[u64], after: &[u64]) -> Moved {
-    let grown: Vec<u64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
-    let (flows, drops) = grown.split_at(Flow::ALL.len() * 2);
-    Moved {
-        flows: Flow::ALL.iter().zip(flows.chunks_exact(2)).filter(|(_, n)| n[0] + n[1] > 0).map(|(flow, n)| (*flow, n[0], n[1])).collect(),
-        drops: DropReason::ALL.iter().zip(drops).filter(|(_, n)| **n > 0).map(|(reason, n)| (*reason, *n)).collect(),
-    }
-}
-
 impl Moved {
+    /// What moved between two readings of the counters.
+    pub(crate) fn between(before: &[u64], after: &[u64]) -> Self {
+        let grown: Vec<u64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+        let (flows, drops) = grown.split_at(Flow::ALL.len() * 2);
+        let flows = Flow::ALL.iter().zip(flows.chunks_exact(2)).map(|(flow, pair)| (*flow, pair[0], pair[1]));
+        let drops = DropReason::ALL.iter().zip(drops).map(|(reason, packets)| (*reason, *packets));
+        Self {
+            flows: flows.filter(|(_, packets, bytes)| packets + bytes > 0).collect(),
+            drops: drops.filter(|(_, packets)| *packets > 0).collect(),
+        }
+    }
+
+    /// Takes one packet of `bytes` off each of `flows`.
+    pub(crate) fn without(&mut self, flows: &[Flow], bytes: u64) -> Result<()> {
+        for flow in flows {
+            let Some(entry) = self.flows.iter_mut().find(|(found, packets, sum)| found == flow && *packets >= 1 && *sum >= bytes) else {
+                bail!("the good packet sent after this one did not count {}: {self}", flow.name());
+            };
+            (entry.1, entry.2) = (entry.1 - 1, entry.2 - bytes);
+        }
+        self.flows.retain(|(_, packets, bytes)| packets + bytes > 0);
+        Ok(())
+    }
+
     /// Whether any counter moved at all.
     pub(crate) fn nothing(&self) -> bool {
         self.flows.is_empty() && self.drops.is_empty()

@@ -11,7 +11,7 @@ use crate::kernel::Skb;
 use crate::packet::{Addr, Arp, DONT_FRAGMENT, Eth, Ipv4, MORE_FRAGMENTS, Mac, ethertype, pattern, protocol};
 use crate::world::{
     A, A_GATEWAY, B, B_GATEWAY, B_MAC, B_POD, B_VTEP, C, C_POD, C_VTEP, D, D_POD, E_POD, EXTERNAL, F_POD, MTU, NO_POD, POD, POD_NEXT_HOP,
-    POD2, PORT, ROUTER, ROUTER_MAC, SERVICE, UNREGISTERED_IFINDEX, at_pod, encapsulated, from_pod,
+    POD2, PORT, ROUTER, ROUTER_MAC, SERVICE, UNDERLAY_IFINDEX, at_pod, encapsulated, from_pod,
 };
 
 /// Every case of the rows above.
@@ -74,10 +74,8 @@ fn sources() -> Vec<Case> {
         let frame = Eth::ipv4(POD.host_mac, mac).frame(&to(B_POD).bytes());
         cases.push(Case::new("E1", format!("source MAC is {name}"), frame, Expect::Drop(PodSourceMac)));
     }
-    for (name, ifindex) in [("a link that is no pod's", UNREGISTERED_IFINDEX)] {
-        let skb = Skb { ifindex: Some(ifindex), ..Skb::default() };
-        cases.push(Case { skb, ..drops("E1", format!("from {name}"), UnknownVeth, &to(B_POD)) });
-    }
+    let skb = Skb { ifindex: Some(UNDERLAY_IFINDEX), ..Skb::default() };
+    cases.push(Case { skb, ..drops("E1", "from a link that is no pod's", UnknownVeth, &to(B_POD)) });
     let skb = Skb { ifindex: Some(POD2.ifindex), ..Skb::default() };
     let second = Ipv4::udp(POD2.addr, POD.addr, b"overlay!");
     let frame = Eth::ipv4(POD2.host_mac, POD2.mac).frame(&second.bytes());

@@ -83,7 +83,7 @@ fn lengths() -> Vec<Case> {
         let reason = if len < 8 { OuterLength } else { reason };
         cases.push(Case::new("D31", format!("{what}, padded"), padded, Expect::Drop(reason)));
     }
-    for len in [1, 100, 1400, 1472, 3300] {
+    for len in [1, 100, 1400, 1472, 3300, 5000, 8800] {
         let inner = Ipv4::udp(from_b().src, POD.addr, &pattern(len));
         let expect = Expect::ToPod(at_pod(POD, &inner));
         cases.push(Case::new("D31", format!("a payload of {len} bytes arrives whole"), tunnel(&inner).bytes(), expect));

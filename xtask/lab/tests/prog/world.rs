@@ -71,8 +71,6 @@ pub(crate) const POD: PodEnd =
 /// A second pod on this node.
 pub(crate) const POD2: PodEnd =
     PodEnd { addr: [10, 244, 1, 11], mac: [0x02, 0x10, 0, 0, 0, 0x0b], host_mac: [0x02, 0x20, 0, 0, 0, 0x0b], ifindex: 12 };
-/// ifindex of a link that exists and is no pod's.
-pub(crate) const UNREGISTERED_IFINDEX: u32 = 13;
 /// An address of our pod network that no pod has.
 pub(crate) const NO_POD: Addr = [10, 244, 1, 200];
 /// A service address: no pod network holds it.
