@@ -260,8 +260,15 @@ impl Datagram {
     #[must_use]
     #[inline(always)]
     pub fn ports<P: Packet + ?Sized>(&self, packet: &P) -> Option<[[u8; 2]; 2]> {
+        if self.header.is_fragment() { None } else { self.leading_ports(packet) }
+    }
+
+    /// As [`Self::ports`], but of a first fragment too: what it says holds for the whole datagram.
+    #[must_use]
+    #[inline(always)]
+    pub fn leading_ports<P: Packet + ?Sized>(&self, packet: &P) -> Option<[[u8; 2]; 2]> {
         let has_ports = matches!(self.header.protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP);
-        if !has_ports || self.header.is_fragment() { None } else { packet.read(self.offset + self.header.header_len()) }
+        if !has_ports || self.header.is_later_fragment() { None } else { packet.read(self.offset + self.header.header_len()) }
     }
 
     /// An ICMP message about another packet (RFC 1122 section 3.2.2): that packet may have been translated on its way.

@@ -50,7 +50,7 @@ pub(crate) fn takes_detour<P: Packet>(packet: &P, datagram: &Datagram) -> bool {
 /// port, so the protocol as a whole is noted with it.
 #[inline(always)]
 pub(crate) fn note_detour<P: Packet>(packet: &P, datagram: &Datagram) {
-    let Some([port_be, _]) = datagram.ports(packet) else { return };
+    let Some([port_be, _]) = datagram.leading_ports(packet) else { return };
     // SAFETY: the helper takes no argument.
     let now = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
     let mut key = DetourKey { addr: datagram.header.source, port_be, protocol: datagram.header.protocol, pad: 0 };
@@ -92,8 +92,8 @@ pub(crate) fn redirect_to_host(settings: &Settings) -> Result<i32, DropReason> {
     if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
 }
 
-/// A node's own address or a peer's.
+/// An address the VXLAN socket of a node answers at: this node's own, its gateway address, or a peer's.
 #[inline(always)]
 pub(crate) fn is_node(address: Ipv4, settings: &Settings) -> bool {
-    address == settings.address || maps::node(address).is_some()
+    address == settings.address || address == settings.gateway || maps::node(address).is_some()
 }

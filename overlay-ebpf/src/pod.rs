@@ -100,10 +100,12 @@ fn own_network(view: TcView<'_>, settings: &Settings, datagram: &Datagram) -> Re
 #[inline(always)]
 fn to_stack(view: TcView<'_>, settings: &Settings, datagram: &Datagram) -> Result<i32, DropReason> {
     if datagram.header.protocol == PROTOCOL_UDP {
-        let hidden = datagram.header.is_later_fragment();
-        let port = view.read::<[u8; 2]>(datagram.offset + datagram.header.header_len() + 2).map(u16::from_be_bytes);
-        let vxlan = port.is_some_and(|port| u32::from(port) == settings.port);
-        if (hidden || vxlan) && deliver::is_node(datagram.header.destination, settings) {
+        let port = match datagram.leading_ports(&view) {
+            Some([_, destination]) => u32::from(u16::from_be_bytes(destination)),
+            // A later fragment, or a header out of reach: it could be that port.
+            None => settings.port,
+        };
+        if port == settings.port && deliver::is_node(datagram.header.destination, settings) {
             return Err(DropReason::EncapProhibited);
         }
     }

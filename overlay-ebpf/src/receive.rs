@@ -3,7 +3,7 @@
 use crate::count;
 use crate::deliver::{self, Receiver};
 use crate::maps;
-use crate::view::{PACKET_OTHERHOST, TcView, XdpView};
+use crate::view::{PACKET_HOST, TcView, XdpView};
 use crate::{PASS, XDP_PASS};
 use aya_ebpf::bindings::bpf_tunnel_key;
 use aya_ebpf::helpers::bpf_skb_get_tunnel_key;
@@ -102,7 +102,8 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
     if let Some(stripped) = view.stripped() {
         return if stripped.ifindex == 0 { deliver::redirect_to_host(settings) } else { deliver::redirect_to_pod(view, stripped.ifindex) };
     }
-    if view.is_tagged() || view.packet_type() == PACKET_OTHERHOST {
+    // As in XDP: only what was sent to our MAC. Broadcast frames that carry a unicast address are the kernel's to refuse.
+    if view.is_tagged() || view.packet_type() != PACKET_HOST {
         return Ok(PASS);
     }
     view.pull(RECEIVE_HEADERS);
@@ -138,6 +139,10 @@ pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
         return Err(DropReason::Vni);
     }
     let node = maps::node(key.remote).ok_or(DropReason::OuterSourceUnknown)?;
+    // The kernel has moved the inner frame's tag out of it (net/core/dev.c, `__netif_receive_skb_core`).
+    if view.is_tagged() {
+        return Err(DropReason::InnerVlan);
+    }
     view.pull(ETHERNET_LEN + RECEIVE_HEADERS - INNER_OFFSET);
     let end = view.len(0);
     // The kernel has combined the ECN bits already (drivers/net/vxlan/vxlan_core.c, `vxlan_ecn_decapsulate`).

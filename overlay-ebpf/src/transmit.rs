@@ -3,7 +3,7 @@
 use crate::view::TcView;
 use aya_ebpf::bindings::{TC_ACT_REDIRECT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::{bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh};
-use overlay_common::abi::{Ipv4, Mac, Node, Settings};
+use overlay_common::abi::{Ipv4, Mac, Node, Settings, reach};
 use overlay_common::counters::Flow;
 use overlay_common::encap;
 use overlay_common::packet::Packet;
@@ -29,6 +29,10 @@ pub(crate) fn encapsulate(
     inner: &Ipv4Header,
     flow: Flow,
 ) -> Result<i32, DropReason> {
+    // A way a newer agent knows and this program does not.
+    if node.reach != reach::ENCAP {
+        return Err(DropReason::NoNode);
+    }
     let len = view.len(0);
     // SAFETY: the helper reads the context it is given. Before the headers change: the hash is the inner flow's.
     let hash = unsafe { bpf_get_hash_recalc(view.0.skb.skb) };

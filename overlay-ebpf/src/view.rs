@@ -18,8 +18,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
 
 /// `skb->pkt_type`: addressed to us (include/uapi/linux/if_packet.h).
 pub(crate) const PACKET_HOST: u32 = 0;
-/// `skb->pkt_type`: addressed to somebody else.
-pub(crate) const PACKET_OTHERHOST: u32 = 3;
 
 /// Reads `T` at `data + offset` if it ends at or before `data_end`.
 #[inline(always)]
