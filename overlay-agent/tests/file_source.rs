@@ -3,13 +3,13 @@
 mod support;
 
 use overlay_agent::cluster::{Health, SourceState, Subscription, file};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use support::{expected, list, node, snapshot, state, stays};
+use support::{expected, node, snapshot, state, stays};
 use tempfile::TempDir;
 
 /// So long that only events can be the cause of what a test sees.
@@ -41,6 +41,11 @@ impl Nodes {
 
 fn text(numbers: &[u8]) -> String {
     yaml(&list(&numbers.iter().map(|number| node(*number)).collect::<Vec<_>>()))
+}
+
+/// A list as kubectl prints it.
+fn list(nodes: &[Value]) -> Value {
+    json!({ "apiVersion": "v1", "items": nodes, "kind": "List", "metadata": { "resourceVersion": "" } })
 }
 
 fn yaml(value: &Value) -> String {
@@ -147,7 +152,7 @@ async fn follows_a_directory_that_is_made_anew() {
     snapshot(&mut source, &expected(&[2])).await;
 }
 
-/// As kubelet updates a mounted ConfigMap: nodes.yaml -> ..data/nodes.yaml, ..data -> ..<time>, and ..data is replaced by rename.
+/// As kubelet updates a mounted `ConfigMap`: `nodes.yaml` leads to `..data/nodes.yaml`, `..data` to `..<time>`, and `..data` is replaced by rename.
 #[tokio::test]
 async fn sees_the_link_swap_of_a_config_map() {
     let mount = tempfile::tempdir().unwrap();

@@ -147,7 +147,7 @@ fn pod_cidr(node: &Node) -> Result<Ipv4Net, String> {
 
 /// Networks no node and no pod can have an address in, and what they are (RFC 6890).
 const NEVER_ROUTED: [(Ipv4Net, &str); 5] = [
-    (Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8), "\"this host\""),
+    (Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8), "\"this host\""),
     (Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8), "loopback"),
     (Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16), "link-local"),
     (Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), "multicast"),

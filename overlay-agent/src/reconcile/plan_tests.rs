@@ -243,8 +243,9 @@ fn a_second_route_to_a_destination_is_removed() {
 
 // === Any two states ===
 
-fn any_parts()
--> impl Strategy<Value = (BTreeMap<Ipv4Net, Ipv4Addr>, BTreeMap<Ipv4Addr, abi::Node>, BTreeSet<Route>, BTreeSet<ManagedNeighbour>)> {
+type Parts = (BTreeMap<Ipv4Net, Ipv4Addr>, BTreeMap<Ipv4Addr, abi::Node>, BTreeSet<Route>, BTreeSet<ManagedNeighbour>);
+
+fn any_parts() -> impl Strategy<Value = Parts> {
     let number = 0..6_u8;
     let route = prop_oneof![
         (number.clone(), number.clone()).prop_map(|(n, source)| Route::Overlay { destination: net(n), source: address(source) }),

@@ -89,7 +89,7 @@ fn section(text: &mut String, title: &str, table: &Table) {
     text.push_str(title);
     text.push('\n');
     for line in table.lines() {
-        text.push_str(" ");
+        text.push(' ');
         text.push_str(line.trim_end());
         text.push('\n');
     }

@@ -25,11 +25,6 @@ pub(crate) fn node(number: u8) -> Value {
     node
 }
 
-/// A list as kubectl prints it.
-pub(crate) fn list(nodes: &[Value]) -> Value {
-    json!({ "apiVersion": "v1", "items": nodes, "kind": "List", "metadata": { "resourceVersion": "" } })
-}
-
 /// `name address podCIDR` of every node used, in one line.
 pub(crate) fn summary(topology: &Topology) -> String {
     let nodes: Vec<_> = topology.nodes.values().map(|node| format!("{} {} {}", node.name, node.address, node.pod_cidr)).collect();
@@ -45,21 +40,19 @@ pub(crate) fn expected(numbers: &[u8]) -> String {
 /// Waits until the newest snapshot has this summary.
 pub(crate) async fn snapshot(source: &mut Subscription, wanted: &str) -> Arc<Topology> {
     let fits = |topology: &Option<Arc<Topology>>| topology.as_ref().is_some_and(|topology| summary(topology) == wanted);
-    match timeout(PATIENCE, source.topology.wait_for(fits)).await.map(|found| found.map(|topology| topology.clone())) {
-        Ok(found) => found.expect("the source runs").expect("it was waited for"),
-        Err(_) => {
-            let last = source.topology.borrow().as_ref().map(|topology| summary(topology));
-            panic!("waited for\n  {wanted}\nlast was\n  {last:?}\nstate {:?}", source.state.borrow());
-        }
-    }
+    let waited = timeout(PATIENCE, source.topology.wait_for(fits)).await.map(|found| found.map(|topology| topology.clone()));
+    let Ok(found) = waited else {
+        let last = source.topology.borrow().as_ref().map(|topology| summary(topology));
+        panic!("waited for\n  {wanted}\nlast was\n  {last:?}\nstate {:?}", source.state.borrow());
+    };
+    found.expect("the source runs").expect("it was waited for")
 }
 
 /// Waits until the state is as wanted.
 pub(crate) async fn state(source: &mut Subscription, wanted: impl Fn(&SourceState) -> bool) -> SourceState {
-    match timeout(PATIENCE, source.state.wait_for(|state| wanted(state))).await.map(|found| found.map(|state| state.clone())) {
-        Ok(found) => found.expect("the source runs"),
-        Err(_) => panic!("waited for another state than {:?}", source.state.borrow()),
-    }
+    let waited = timeout(PATIENCE, source.state.wait_for(|state| wanted(state))).await.map(|found| found.map(|state| state.clone()));
+    let Ok(found) = waited else { panic!("waited for another state than {:?}", source.state.borrow()) };
+    found.expect("the source runs")
 }
 
 /// Asserts that no new snapshot comes for a while.
