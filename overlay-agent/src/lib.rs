@@ -6,7 +6,10 @@
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod datapath;
 pub mod desired;
 pub mod model;
+pub mod netlink;
+pub mod pod;
 pub mod reconcile;
 pub mod status;

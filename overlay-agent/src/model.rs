@@ -15,7 +15,11 @@ pub struct Mac(pub abi::Mac);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.map(|byte| format!("{byte:02x}")).join(":"))
+        for (index, byte) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ":" };
+            write!(f, "{separator}{byte:02x}")?;
+        }
+        Ok(())
     }
 }
 
@@ -200,6 +204,9 @@ pub enum Route {
 
 /// `rtm_protocol` of our routes and `proto` of our neighbours: a number no routing daemon of iproute2's `rt_protos` has.
 pub const ROUTE_PROTOCOL: u8 = 79;
+
+/// `rtm_protocol` of the routes to this node's own pods: another number, so that the agent's sweep of its own routes never meets them.
+pub const POD_ROUTE_PROTOCOL: u8 = 80;
 
 /// Name of the overlay device.
 pub const OVERLAY_DEVICE: &str = "ovl0";

@@ -1,0 +1,158 @@
+//! The IPv4 neighbour table: who is at which MAC, and the next hops the kernel is asked to keep resolved.
+//!
+//! An entry with `NTF_EXT_MANAGED` (since Linux 5.16) is probed by the kernel for ever, so its MAC stays known and current without
+//! traffic. Ours carry [`ROUTE_PROTOCOL`] in `NDA_PROTOCOL` (readable with `ip neigh` as `proto 79`); only those are ever removed.
+
+use super::error::Naming;
+use super::{Error, Failure, Message, Netlink};
+use crate::model::{Mac, ManagedNeighbour, NeighbourState, ROUTE_PROTOCOL};
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState as Nud,
+};
+use rtnetlink::packet_route::route::RouteProtocol;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+/// One entry of the neighbour table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its MAC, when the kernel would use it now.
+    pub mac: Option<Mac>,
+    /// What the kernel knows of it.
+    pub state: NeighbourState,
+    /// Somebody configured its MAC by hand (`nud permanent`).
+    pub permanent: bool,
+    /// The agent asked the kernel to keep it resolved.
+    pub ours: bool,
+}
+
+/// What [`Netlink::put_neighbour`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NeighbourPut {
+    /// The kernel now keeps the entry resolved for us.
+    Managed,
+    /// The entry is configured by hand: it is as good as resolved, and was left as it is.
+    Permanent,
+}
+
+impl Neighbour {
+    /// The device, the address, and the entry; `None` for anything but an IPv4 neighbour.
+    pub(super) fn decode(message: &NeighbourMessage) -> Option<(u32, Ipv4Addr, Self)> {
+        let (mut address, mut mac, mut managed, mut protocol) = (None, None, false, RouteProtocol::Unspec);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(destination)) => address = Some(*destination),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
+                NeighbourAttribute::ExtFlags(flags) => managed = flags.contains(NeighbourExtFlags::Managed),
+                NeighbourAttribute::Protocol(number) => protocol = *number,
+                _ => {}
+            }
+        }
+        let state = match message.header.state {
+            Nud::Reachable | Nud::Permanent | Nud::Noarp => NeighbourState::Reachable,
+            Nud::Stale | Nud::Delay | Nud::Probe => NeighbourState::Stale,
+            Nud::Incomplete => NeighbourState::Incomplete,
+            Nud::Failed => NeighbourState::Failed,
+            // NUD_NONE: an entry nobody has asked for yet.
+            _ => NeighbourState::Absent,
+        };
+        let usable = matches!(state, NeighbourState::Reachable | NeighbourState::Stale);
+        let entry = Self {
+            // The kernel keeps the last MAC of a failed entry; devices without addresses have entries of zeros.
+            mac: mac.filter(|mac| usable && *mac != Mac::default()),
+            state,
+            permanent: message.header.state == Nud::Permanent,
+            ours: managed && protocol == RouteProtocol::Other(ROUTE_PROTOCOL),
+        };
+        Some((message.header.ifindex, address?, entry))
+    }
+}
+
+impl Netlink {
+    /// The IPv4 neighbour table, by device index and address.
+    pub async fn neighbours(&self) -> Result<BTreeMap<(u32, Ipv4Addr), Neighbour>, Error> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Inet;
+        let entries = self
+            .dump(Message::GetNeighbour(request), |part| match part {
+                Message::NewNeighbour(entry) => Neighbour::decode(&entry),
+                _ => None,
+            })
+            .await
+            .naming(|| "list the neighbours".to_owned())?;
+        Ok(entries.into_iter().map(|(ifindex, address, entry)| ((ifindex, address), entry)).collect())
+    }
+
+    /// The entries the kernel keeps resolved for us.
+    pub async fn managed_neighbours(&self) -> Result<BTreeSet<ManagedNeighbour>, Error> {
+        let ours = self.neighbours().await?.into_iter().filter(|(_, entry)| entry.ours);
+        Ok(ours.map(|((ifindex, address), _)| ManagedNeighbour { address, ifindex }).collect())
+    }
+
+    /// Asks the kernel to keep a next hop resolved, from now on and by itself.
+    ///
+    /// An existing entry keeps its state and its MAC. One that was configured by hand is left alone: the kernel would drop its MAC,
+    /// because an entry cannot be both permanent and managed.
+    pub async fn put_neighbour(&self, neighbour: ManagedNeighbour) -> Result<NeighbourPut, Error> {
+        let existing = self.neighbour(neighbour).await.naming(|| format!("look up {}", words(neighbour)))?;
+        if existing.is_some_and(|entry| entry.permanent) {
+            return Ok(NeighbourPut::Permanent);
+        }
+        // State NUD_NONE together with the managed flag tells the kernel to leave the entry's state alone (neigh_update in
+        // net/core/neighbour.c); then it probes whatever is not yet known.
+        let mut message = message_for(neighbour);
+        message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
+        message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        self.exchange(Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .await
+            .naming(|| format!("keep {} resolved", words(neighbour)))?;
+        Ok(NeighbourPut::Managed)
+    }
+
+    /// Removes an entry if it is one of ours; anything else, or nothing there, is fine.
+    pub async fn remove_neighbour(&self, neighbour: ManagedNeighbour) -> Result<(), Error> {
+        let naming = || format!("remove {}", words(neighbour));
+        if !self.neighbour(neighbour).await.naming(naming)?.is_some_and(|entry| entry.ours) {
+            return Ok(());
+        }
+        match self.exchange(Message::DelNeighbour(message_for(neighbour)), 0).await {
+            // ENODEV, ENXIO: the device went meanwhile, and the entry with it.
+            Err(failure) if matches!(failure.errno(), Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => Ok(()),
+            result => result.map(drop).naming(naming),
+        }
+    }
+
+    /// Writes the MAC of a neighbour for good (`nud permanent`): nobody is asked for it any more.
+    pub(super) async fn put_permanent_neighbour(&self, ifindex: u32, address: Ipv4Addr, mac: Mac) -> Result<(), Failure> {
+        let mut message = message_for(ManagedNeighbour { address, ifindex });
+        message.header.state = Nud::Permanent;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        self.exchange(Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).await.map(drop)
+    }
+
+    async fn neighbour(&self, neighbour: ManagedNeighbour) -> Result<Option<Neighbour>, Failure> {
+        match self.exchange(Message::GetNeighbour(message_for(neighbour)), 0).await {
+            Ok(answer) => Ok(answer.iter().find_map(|part| match part {
+                Message::NewNeighbour(entry) => Neighbour::decode(entry).map(|(_, _, entry)| entry),
+                _ => None,
+            })),
+            Err(failure) if matches!(failure.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+fn message_for(neighbour: ManagedNeighbour) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = neighbour.ifindex;
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(neighbour.address)));
+    message
+}
+
+fn words(neighbour: ManagedNeighbour) -> String {
+    format!("neighbour {} on the device with index {}", neighbour.address, neighbour.ifindex)
+}

@@ -1,0 +1,204 @@
+//! The agent's own IPv4 routes, in the main table under [`ROUTE_PROTOCOL`].
+//!
+//! A route of another protocol is never replaced or removed, even when it is in the way: that is an error with its name.
+
+use super::error::Naming;
+use super::{Error, Failure, Message, Netlink};
+use crate::model::{OVERLAY_DEVICE, ROUTE_PROTOCOL, Route};
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+impl Netlink {
+    /// Our routes, decoded exactly: a route with our protocol number that differs in any way from what [`Netlink::put_route`] makes
+    /// is not among them, see [`Netlink::remove_stray_routes`].
+    pub async fn routes(&self) -> Result<BTreeSet<Route>, Error> {
+        let device = self.link_by_name(OVERLAY_DEVICE).await?.map(|link| link.ifindex);
+        let routes = self.own_routes().await?;
+        Ok(routes.iter().filter_map(|message| decode(message, device)).collect())
+    }
+
+    /// Removes routes with our protocol number that are not of a form we make (left by another version), and says which.
+    /// Writes nothing when there are none.
+    pub async fn remove_stray_routes(&self) -> Result<Vec<String>, Error> {
+        let device = self.link_by_name(OVERLAY_DEVICE).await?.map(|link| link.ifindex);
+        let mut removed = Vec::new();
+        for message in self.own_routes().await? {
+            if decode(&message, device).is_none() {
+                let description = describe(&message);
+                self.delete_route(message).await.naming(|| format!("remove stray route {description}"))?;
+                removed.push(description);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Adds a route, or replaces our own route to the same destination.
+    ///
+    /// Fails with [`Error::NoDevice`] if there is no overlay device, and with [`Error::RouteTaken`] if somebody else has a route to
+    /// exactly this destination. The kernel also refuses a source that is no address of this node.
+    pub async fn put_route(&self, route: Route) -> Result<(), Error> {
+        let message = self.message_of(route).await?;
+        let destination = destination_of(route);
+        let naming = || format!("add route {destination}");
+        match self.exchange(Message::NewRoute(message.clone()), NLM_F_CREATE | NLM_F_EXCL).await {
+            Err(failure) if failure.errno() == Some(Errno::EEXIST) => {
+                // The kernel replaces the first route to the destination, whoever made it: look before letting it.
+                if let Some(owner) = self.foreign_route(destination).await? {
+                    return Err(Error::RouteTaken { destination: destination.to_string(), owner });
+                }
+                self.exchange(Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).await.map(drop).naming(naming)
+            }
+            result => result.map(drop).naming(naming),
+        }
+    }
+
+    /// Removes one of our routes; one that is not there is fine.
+    pub async fn remove_route(&self, route: Route) -> Result<(), Error> {
+        // Scope "nowhere" matches any scope in a removal; the protocol number keeps other people's routes out of it. No device is
+        // named, so that a route goes whichever device it was left on.
+        let (kind, destination) = (kind_of(route), destination_of(route));
+        let mut message = base(destination).kind(kind).scope(RouteScope::NoWhere);
+        if let Route::Overlay { source, .. } = route {
+            message = message.pref_source(source);
+        }
+        self.delete_route(message.build()).await.naming(|| format!("remove route {destination}"))
+    }
+
+    async fn delete_route(&self, message: RouteMessage) -> Result<(), Failure> {
+        match self.exchange(Message::DelRoute(message), 0).await {
+            Err(failure) if failure.errno() == Some(Errno::ESRCH) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    async fn message_of(&self, route: Route) -> Result<RouteMessage, Error> {
+        let message = base(destination_of(route)).kind(kind_of(route));
+        Ok(match route {
+            Route::Overlay { source, .. } => {
+                let device = self.existing_link(OVERLAY_DEVICE).await?;
+                message.scope(RouteScope::Link).output_interface(device.ifindex).pref_source(source).build()
+            }
+            Route::Unreachable { .. } => message.build(),
+        })
+    }
+
+    /// All IPv4 routes with our protocol number in the main table; the kernel does the filtering.
+    async fn own_routes(&self) -> Result<Vec<RouteMessage>, Error> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        request.header.protocol = protocol();
+        self.dump_routes(request).await.naming(|| format!("list the routes with protocol {ROUTE_PROTOCOL}"))
+    }
+
+    /// The first route to exactly this destination, at our metric, that is not ours, in words.
+    async fn foreign_route(&self, destination: Ipv4Net) -> Result<Option<String>, Error> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        let routes = self.dump_routes(request).await.naming(|| "list the routes".to_owned())?;
+        let in_the_way = |message: &&RouteMessage| {
+            destination_in(message) == Some(destination) && metric(message) == 0 && message.header.protocol != protocol()
+        };
+        Ok(routes.iter().find(in_the_way).map(describe))
+    }
+
+    async fn dump_routes(&self, request: RouteMessage) -> Result<Vec<RouteMessage>, Failure> {
+        self.dump(Message::GetRoute(request), |part| match part {
+            Message::NewRoute(route) => Some(route),
+            _ => None,
+        })
+        .await
+    }
+}
+
+fn protocol() -> RouteProtocol {
+    RouteProtocol::Other(ROUTE_PROTOCOL)
+}
+
+fn kind_of(route: Route) -> RouteType {
+    match route {
+        Route::Overlay { .. } => RouteType::Unicast,
+        Route::Unreachable { .. } => RouteType::Unreachable,
+    }
+}
+
+fn destination_of(route: Route) -> Ipv4Net {
+    match route {
+        Route::Overlay { destination, .. } | Route::Unreachable { destination } => destination.trunc(),
+    }
+}
+
+fn base(destination: Ipv4Net) -> RouteMessageBuilder<Ipv4Addr> {
+    RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination.addr(), destination.prefix_len()).protocol(protocol())
+}
+
+/// The model's word for a route, if it is exactly what `put_route` makes. `device` is the overlay device.
+fn decode(message: &RouteMessage, device: Option<u32>) -> Option<Route> {
+    let header = &message.header;
+    if header.tos != 0 || header.source_prefix_length != 0 {
+        return None;
+    }
+    let destination = destination_in(message)?;
+    let (mut output, mut source) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(_) | RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
+            RouteAttribute::Oif(ifindex) => output = Some(*ifindex),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            // A gateway, a metric, several next hops, …: not what we make.
+            _ => return None,
+        }
+    }
+    match (header.kind, output, source) {
+        (RouteType::Unicast, Some(output), Some(source)) if Some(output) == device && header.scope == RouteScope::Link => {
+            Some(Route::Overlay { destination, source })
+        }
+        (RouteType::Unreachable, None, None) => Some(Route::Unreachable { destination }),
+        _ => None,
+    }
+}
+
+/// Where a route leads; the default route has no attribute for it.
+pub(super) fn destination_in(message: &RouteMessage) -> Option<Ipv4Net> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    Ipv4Net::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED), message.header.destination_prefix_length).ok()
+}
+
+fn metric(message: &RouteMessage) -> u32 {
+    let metric = |attribute: &RouteAttribute| if let RouteAttribute::Priority(metric) = attribute { Some(*metric) } else { None };
+    message.attributes.iter().find_map(metric).unwrap_or(0)
+}
+
+/// A route in words, close to what `ip route` prints.
+pub(super) fn describe(message: &RouteMessage) -> String {
+    let mut words = match destination_in(message) {
+        Some(destination) if destination.prefix_len() == 0 => "default".to_owned(),
+        Some(destination) => destination.to_string(),
+        None => "?".to_owned(),
+    };
+    for attribute in &message.attributes {
+        words += &match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => format!(" via {gateway}"),
+            RouteAttribute::Via(RouteVia::Inet6(gateway)) => format!(" via {gateway}"),
+            RouteAttribute::Oif(ifindex) => format!(" dev index {ifindex}"),
+            RouteAttribute::Priority(metric) => format!(" metric {metric}"),
+            _ => continue,
+        };
+    }
+    if message.header.kind != RouteType::Unicast {
+        words += &format!(" type {}", format!("{:?}", message.header.kind).to_lowercase());
+    }
+    words + &format!(" proto {}", u8::from(message.header.protocol))
+}

@@ -1,0 +1,113 @@
+//! Change notifications.
+
+use crate::neighbours::{PEER, entry};
+use crate::sandbox::{PEER_MAC, hurry_neighbours, ip, ip_all, ip_all_in, neighbourhood};
+use anyhow::{Context, Result};
+use overlay_agent::model::ManagedNeighbour;
+use overlay_agent::netlink::{Event, Events};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// The next event, within two seconds.
+async fn next(events: &mut Events) -> Result<Event> {
+    timeout(Duration::from_secs(2), events.next()).await.context("no event came")??.context("the subscription ended")
+}
+
+/// Everything that comes until there is silence for a moment.
+async fn drain(events: &mut Events) -> Result<Vec<Event>> {
+    let mut all = Vec::new();
+    while let Ok(event) = timeout(Duration::from_millis(300), events.next()).await {
+        all.push(event?.context("the subscription ended")?);
+    }
+    Ok(all)
+}
+
+pub(crate) async fn say_what_changed() -> Result<()> {
+    let here = neighbourhood().await?;
+    let mut events = here.netlink.events().await?;
+    let steps: [(&str, &[&str]); 9] = [
+        ("link set up0 mtu 1400", &["device up0 changed: MTU 1500 to 1400"]),
+        ("addr add 10.5.5.5/32 dev up0", &["address 10.5.5.5/32 appeared on up0"]),
+        ("addr del 10.5.5.5/32 dev up0", &["address 10.5.5.5/32 is gone from up0"]),
+        ("route add 172.16.0.0/16 via 10.0.0.2", &["route 172.16.0.0/16 via 10.0.0.2 dev index"]),
+        ("route del 172.16.0.0/16", &["route 172.16.0.0/16 via 10.0.0.2 dev index"]),
+        ("rule add to 1.2.3.4 table 9", &["the policy rules changed"]),
+        ("neigh add 10.0.0.9 lladdr 02:00:00:00:00:99 dev up0 nud stale", &["neighbour 10.0.0.9 on up0 is at 02:00:00:00:00:99"]),
+        ("neigh replace 10.0.0.9 lladdr 02:00:00:00:00:98 dev up0 nud stale", &["moved from 02:00:00:00:00:99 to 02:00:00:00:00:98"]),
+        ("link set up0 down", &["device up0 changed: up off", "no longer at 02:00:00:00:00:98"]),
+    ];
+    for (step, expected) in steps {
+        ip(step)?;
+        let seen: Vec<String> = drain(&mut events).await?.iter().map(ToString::to_string).collect();
+        println!("ip {step}: {seen:#?}");
+        for text in expected {
+            assert!(seen.iter().any(|event| event.contains(text)), "\"{text}\" is missing after ip {step}: {seen:#?}");
+        }
+    }
+    // Nothing that changes nothing, and nothing of the pods' own routes.
+    ip_all("link set up0 up \n link add pod0 type bridge \n link set pod0 up \n addr add 10.6.6.6/24 dev pod0")?;
+    drain(&mut events).await?;
+    ip_all(
+        "link set up0 mtu 1400
+         addr change 10.6.6.6/24 dev pod0 valid_lft 900 preferred_lft 900
+         route add 10.244.1.7/32 dev pod0 scope link proto 80
+         route del 10.244.1.7/32
+         -6 addr add fd00::1/64 dev pod0",
+    )?;
+    assert_eq!(drain(&mut events).await?, []);
+    Ok(())
+}
+
+pub(crate) async fn are_silent_while_a_managed_neighbour_is_probed() -> Result<()> {
+    let here = neighbourhood().await?;
+    hurry_neighbours("up0")?;
+    let mut events = here.netlink.events().await?;
+    let peer = ManagedNeighbour { address: PEER, ifindex: here.ifindex };
+    let nobody = ManagedNeighbour { address: [10, 0, 0, 77].into(), ..peer };
+    here.netlink.put_neighbour(peer).await?;
+    here.netlink.put_neighbour(nobody).await?;
+    assert_eq!(next(&mut events).await?, Event::Neighbour(format!("neighbour 10.0.0.2 on up0 is at {PEER_MAC}")));
+
+    let (start, mut states) = (Instant::now(), BTreeSet::new());
+    while start.elapsed() < Duration::from_secs(3) {
+        for neighbour in [peer, nobody] {
+            states.insert(format!("{:?}", entry(&here.netlink, neighbour).await?.context("no entry")?.state));
+        }
+        if let Ok(event) = timeout(Duration::from_millis(10), events.next()).await {
+            panic!("woken by {event:?}");
+        }
+    }
+    println!("states seen meanwhile: {states:?}");
+    assert!(states.len() >= 3, "the kernel did not probe: {states:?}");
+
+    ip_all_in(&here.peer, "link set peer0 address 02:00:00:00:00:22")?;
+    let seen: Vec<String> = vec![next(&mut events).await?.to_string()];
+    println!("{seen:?}");
+    assert!(seen[0].contains("10.0.0.2 on up0"), "{seen:?}");
+    Ok(())
+}
+
+pub(crate) async fn lost_notifications_are_an_overrun() -> Result<()> {
+    let here = neighbourhood().await?;
+    let mut events = here.netlink.events().await?;
+    // More than any buffer holds, while nobody reads: this blocks the one thread there is.
+    let mut batch = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
+    let commands: String =
+        (0..20_000_u32).map(|n| format!("route add 172.{}.{}.{}/32 dev up0\n", 16 + (n >> 16), (n >> 8) & 255, n & 255)).collect();
+    batch.stdin.take().context("no pipe")?.write_all(commands.as_bytes())?;
+    assert!(batch.wait()?.success());
+    ip("neigh add 10.0.0.9 lladdr 02:00:00:00:00:99 dev up0 nud stale")?;
+
+    let seen = drain(&mut events).await?;
+    println!("{} events, {} of them overruns", seen.len(), seen.iter().filter(|event| **event == Event::Overrun).count());
+    let overrun = seen.iter().position(|event| *event == Event::Overrun).context("no overrun")?;
+    assert!(overrun < seen.len());
+    // What happened during the loss is known: going back to how it was before is a change.
+    ip("neigh del 10.0.0.9 dev up0")?;
+    let event = next(&mut events).await?.to_string();
+    assert!(event.contains("10.0.0.9 on up0 is no longer at 02:00:00:00:00:99"), "{event}");
+    Ok(())
+}
