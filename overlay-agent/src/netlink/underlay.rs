@@ -60,8 +60,10 @@ impl Netlink {
         request.header.kind = RouteType::Unspec;
         let answer = match self.exchange(Message::GetRoute(request), 0).await {
             // No route or unreachable; prohibit; blackhole, which is told from a bad request by the missing explanation.
-            Err(Failure::Refused { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. }) => return Ok(None),
-            Err(Failure::Refused { errno: Errno::EINVAL, reason: None }) => return Ok(None),
+            Err(
+                Failure::Refused { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. }
+                | Failure::Refused { errno: Errno::EINVAL, reason: None },
+            ) => return Ok(None),
             result => result.and_then(|parts| {
                 parts
                     .into_iter()
