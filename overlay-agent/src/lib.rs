@@ -3,5 +3,13 @@
 //! The straight line: [`cluster`] → `model::Topology` → `desired` (pure) → `reconcile::plan` (pure) → actions → `reconcile::apply` →
 //! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink.
 
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod datapath;
+pub mod desired;
 pub mod model;
 pub mod netlink;
+pub mod pod;
+pub mod reconcile;
+pub mod status;

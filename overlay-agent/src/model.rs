@@ -15,8 +15,11 @@ pub struct Mac(pub abi::Mac);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        for (index, byte) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ":" };
+            write!(f, "{separator}{byte:02x}")?;
+        }
+        Ok(())
     }
 }
 
@@ -46,6 +49,22 @@ impl FromStr for Mac {
     }
 }
 
+impl Mac {
+    /// The VTEP MAC of a node that publishes none: `0e:4f` (locally administered, unicast) and the node's address, so that every node
+    /// knows it without being told.
+    #[must_use]
+    pub const fn derived_from(address: Ipv4Addr) -> Self {
+        let [a, b, c, d] = address.octets();
+        Self([0x0e, 0x4f, a, b, c, d])
+    }
+
+    /// Whether it can be the address of one device: neither zero nor a group address.
+    #[must_use]
+    pub fn is_unicast(self) -> bool {
+        self.0 != [0; 6] && self.0[0] & 1 == 0
+    }
+}
+
 impl serde::Serialize for Mac {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -69,6 +88,26 @@ pub struct ClusterNode {
     pub pod_cidr: Ipv4Net,
     /// MAC of its tunnel end: flannel's annotation when present, else derived from `address`.
     pub vtep_mac: Mac,
+    /// Something an operator should look at; the node is used nevertheless.
+    pub notice: Option<String>,
+}
+
+impl ClusterNode {
+    /// Address the node's host has inside the overlay: the first host address of its pod network.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        // A pod network has at most 30 bits of prefix, so there is a next address.
+        Ipv4Addr::from_bits(self.pod_cidr.network().to_bits() | 1)
+    }
+}
+
+/// Whether this can be a node's name: 1 to 253 ASCII letters, digits, `-`, `.` and `_`. Kubernetes allows less (RFC 1123, small letters);
+/// bare hosts have the rest. Nothing that passes can disturb a terminal or a path.
+#[must_use]
+pub fn is_node_name(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
 /// A node of the cluster that is left out, and why.

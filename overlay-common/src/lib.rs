@@ -8,6 +8,11 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod checksum;
 pub mod counters;
+pub mod ecn;
+pub mod encap;
+pub mod packet;
+pub mod parse;
 pub mod reason;
 pub mod wire;

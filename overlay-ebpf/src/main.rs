@@ -1,1 +1,81 @@
-fn main(){}
+//! The programs. Each entry calls its function, counts a drop and converts the verdict; everything else is in the modules.
+//!
+//! Runs in the kernel only. Reads maps and the packet at hand; writes `COUNTERS` and `DETOUR`, nothing else. Never logs a packet in a
+//! release build.
+
+#![no_std]
+#![no_main]
+
+mod count;
+mod deliver;
+mod host;
+mod maps;
+mod pod;
+mod receive;
+mod transmit;
+mod view;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use overlay_common::reason::DropReason;
+
+/// TC: go on with the next program and then the stack (`TCX_NEXT`), so that others at the hook still see the packet.
+const PASS: i32 = TC_ACT_UNSPEC;
+/// XDP: on to the stack.
+const XDP_PASS: u32 = xdp_action::XDP_PASS;
+/// XDP: gone.
+const XDP_DROP: u32 = xdp_action::XDP_DROP;
+
+/// XDP of the underlay NIC.
+#[xdp(frags)]
+fn underlay_xdp(ctx: XdpContext) -> u32 {
+    receive::xdp(&ctx).unwrap_or_else(|reason| {
+        count::drop(reason);
+        XDP_DROP
+    })
+}
+
+/// TC ingress of the underlay NIC.
+#[classifier]
+fn underlay_tc(ctx: TcContext) -> i32 {
+    tc_verdict(receive::tc(&ctx))
+}
+
+/// TC ingress of the overlay device.
+#[classifier]
+fn from_overlay(ctx: TcContext) -> i32 {
+    tc_verdict(receive::overlay(&ctx))
+}
+
+/// TC egress of the overlay device.
+#[classifier]
+fn from_host(ctx: TcContext) -> i32 {
+    tc_verdict(host::from_host(&ctx))
+}
+
+/// TC ingress of a pod's host-side veth.
+#[classifier]
+fn from_pod(ctx: TcContext) -> i32 {
+    tc_verdict(pod::from_pod(&ctx))
+}
+
+/// Counts a drop and turns it into TC's number for it.
+#[inline(always)]
+fn tc_verdict(verdict: Result<i32, DropReason>) -> i32 {
+    verdict.unwrap_or_else(|reason| {
+        count::drop(reason);
+        TC_ACT_SHOT as i32
+    })
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // No code of ours panics: the verifier would refuse the endless loop if this were reachable.
+    loop {}
+}
+
+/// The kernel offers `bpf_redirect_peer` and others to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,156 @@
+//! What the kernel should hold for this node, from the cluster, the configuration and the underlay.
+//!
+//! Pure: no I/O, no clock; equal inputs give an equal result, so that a pass without news has nothing to do.
+
+use crate::model::{ClusterNode, Desired, ManagedNeighbour, NextHop, OverlayLink, Route, Topology, Underlay};
+use ipnet::Ipv4Net;
+use overlay_common::abi;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What [`desired`] is computed from.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// Name of this node.
+    pub node_name: &'a str,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// VXLAN UDP port.
+    pub port: u16,
+    /// Bytes the underlay carries, if less than the NIC's MTU. A larger value has no effect: the NIC could not send it.
+    pub mtu: Option<u32>,
+    /// The rung of the receive ladder in use: one of [`abi::receive`].
+    pub receive_mode: u32,
+    /// The cluster.
+    pub topology: &'a Topology,
+    /// The host's network.
+    pub underlay: &'a Underlay,
+}
+
+/// There is nothing to aim at. What the kernel holds stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DesiredError {
+    /// The list of nodes does not have this node.
+    #[error("node {name} is not in the list of {known} nodes; set --node-name to its name there")]
+    NotListed {
+        /// This node.
+        name: String,
+        /// How many nodes the list has.
+        known: usize,
+    },
+    /// This node was left out of the topology.
+    #[error("node {name}, this node, is left out: {reason}")]
+    Rejected {
+        /// This node.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// The underlay cannot carry a tunnel.
+    #[error("the underlay NIC {device} has an MTU of {mtu} bytes; a tunnel needs {needed}")]
+    MtuTooSmall {
+        /// The NIC.
+        device: String,
+        /// Its MTU.
+        mtu: u32,
+        /// The least that works: the smallest IPv4 MTU and what the tunnel adds.
+        needed: u32,
+    },
+}
+
+/// The smallest MTU Linux lets an IPv4 device have (`IPV4_MIN_MTU`; RFC 791 section 3.2).
+const IPV4_MIN_MTU: u32 = 68;
+
+/// Computes what the kernel should hold.
+///
+/// A peer the host has no route to has no entry in `NODES`, and so the programs drop and count what is sent to it; its route and its entry
+/// in `SUBNETS` stay, so that its packets never leave by the default route instead. `overlay_ifindex` in the settings is 0: `plan` fills it in.
+pub fn desired(inputs: &Inputs<'_>) -> Result<Desired, DesiredError> {
+    let this = this_node(inputs.node_name, inputs.topology)?;
+    let mtu = overlay_mtu(inputs)?;
+    let gateway = this.gateway();
+
+    let mut desired = Desired {
+        link: OverlayLink { mac: this.vtep_mac, mtu, port: inputs.port, address: gateway },
+        settings: settings(inputs, this, mtu),
+        subnets: BTreeMap::new(),
+        nodes: BTreeMap::new(),
+        routes: BTreeSet::from([Route::Unreachable { destination: this.pod_cidr }]),
+        neighbours: BTreeSet::new(),
+    };
+    for peer in inputs.topology.nodes.values().filter(|node| node.name != this.name) {
+        desired.subnets.insert(peer.pod_cidr, peer.address);
+        desired.routes.insert(Route::Overlay { destination: peer.pod_cidr, source: gateway });
+        if let Some(next_hop) = inputs.underlay.next_hops.get(&peer.address) {
+            desired.nodes.insert(peer.address, node(this, peer, next_hop));
+            desired.neighbours.insert(ManagedNeighbour { address: next_hop.address, ifindex: next_hop.ifindex });
+        }
+    }
+    Ok(desired)
+}
+
+fn this_node<'a>(name: &str, topology: &'a Topology) -> Result<&'a ClusterNode, DesiredError> {
+    if let Some(node) = topology.nodes.get(name) {
+        return Ok(node);
+    }
+    Err(match topology.rejected.iter().find(|rejected| rejected.name == name) {
+        Some(rejected) => DesiredError::Rejected { name: name.to_owned(), reason: rejected.reason.clone() },
+        None => DesiredError::NotListed { name: name.to_owned(), known: topology.nodes.len() + topology.rejected.len() },
+    })
+}
+
+/// Largest inner IP packet.
+fn overlay_mtu(inputs: &Inputs<'_>) -> Result<u32, DesiredError> {
+    let device = &inputs.underlay.device;
+    let mtu = inputs.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
+    let needed = IPV4_MIN_MTU + abi::ENCAP_OVERHEAD;
+    if mtu < needed {
+        return Err(DesiredError::MtuTooSmall { device: device.name.clone(), mtu, needed });
+    }
+    // An IPv4 packet has at most 65,535 bytes; loopback and its like have a larger MTU.
+    Ok((mtu - abi::ENCAP_OVERHEAD).min(u16::MAX.into()))
+}
+
+fn settings(inputs: &Inputs<'_>, this: &ClusterNode, mtu: u32) -> abi::Settings {
+    let device = &inputs.underlay.device;
+    let (pod_net, pod_mask) = network(this.pod_cidr);
+    abi::Settings {
+        abi_version: abi::ABI_VERSION,
+        vni: inputs.vni,
+        port: inputs.port.into(),
+        receive_mode: inputs.receive_mode,
+        mtu,
+        overlay_ifindex: 0,
+        underlay_ifindex: device.ifindex,
+        address: this.address.octets(),
+        pod_net,
+        pod_mask,
+        gateway: this.gateway().octets(),
+        vtep_mac: this.vtep_mac.0,
+        underlay_mac: device.mac.0,
+    }
+}
+
+fn node(this: &ClusterNode, peer: &ClusterNode, next_hop: &NextHop) -> abi::Node {
+    let (pod_net, pod_mask) = network(peer.pod_cidr);
+    abi::Node {
+        vtep_mac: peer.vtep_mac.0,
+        next_hop_mac: next_hop.mac.unwrap_or_default().0,
+        local_mac: next_hop.local_mac.0,
+        pad: [0; 2],
+        // The peer accepts packets from the address the list gives this node, whatever address the kernel would choose.
+        source: this.address.octets(),
+        next_hop: next_hop.address.octets(),
+        ifindex: next_hop.ifindex,
+        reach: abi::reach::ENCAP,
+        pod_net,
+        pod_mask,
+    }
+}
+
+fn network(net: Ipv4Net) -> (abi::Ipv4, abi::Ipv4) {
+    (net.network().octets(), net.netmask().octets())
+}
+
+#[cfg(test)]
+#[path = "desired_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! What to do to get from observed to desired.
+//!
+//! Pure. It compares whole states, so it needs no memory of what was done before: a restart, a lost event or somebody else's hand look the
+//! same. Nothing to do gives an empty plan, and an empty plan writes nothing.
+//!
+//! Order: first everything that is added or changed, from the bottom up (device, settings, neighbours, nodes, subnets, routes), so that no
+//! packet finds an entry whose foundation is missing; then everything that goes, from the top down. What moves is replaced in one step, never
+//! removed and added: its packets would be lost in between.
+
+use crate::model::{Action, Desired, Observed, OverlayLink, OverlayLinkState, Route};
+use ipnet::Ipv4Net;
+use overlay_common::abi;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Computes the actions that make `observed` equal to `desired`, in the order they have to be carried out.
+///
+/// If the plan creates the overlay device, `overlay_ifindex` of its [`Action::PutSettings`] is 0: who carries it out puts in the index the
+/// device got.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
+    let device = device(&desired.link, observed.link.as_ref());
+    let mut actions = Vec::new();
+    actions.extend(device.action());
+    let settings = abi::Settings { overlay_ifindex: device.ifindex(), ..desired.settings };
+    // A new device has a new index, even if the settings seem to be right.
+    if device.is_new() || settings != observed.settings {
+        actions.push(Action::PutSettings(settings));
+    }
+    actions.extend(desired.neighbours.difference(&observed.neighbours).copied().map(Action::PutNeighbour));
+    actions.extend(changed(&desired.nodes, &observed.nodes).map(|(address, node)| Action::PutNode(*address, *node)));
+    actions.extend(changed(&desired.subnets, &observed.subnets).map(|(net, node)| Action::PutSubnet(*net, *node)));
+
+    // The kernel removes a device's routes with it.
+    let routes: BTreeSet<Route> =
+        observed.routes.iter().copied().filter(|route| !(device.is_new() && matches!(route, Route::Overlay { .. }))).collect();
+    let put: Vec<Route> = desired.routes.difference(&routes).copied().collect();
+    // Putting a route replaces the one with the same destination: that one must not be removed afterwards, the new one would go.
+    let replaced: BTreeSet<Ipv4Net> = put.iter().map(destination).collect();
+    actions.extend(put.into_iter().map(Action::PutRoute));
+
+    let gone = routes.difference(&desired.routes).filter(|route| !replaced.contains(&destination(route)));
+    actions.extend(gone.copied().map(Action::RemoveRoute));
+    actions.extend(missing(&observed.subnets, &desired.subnets).map(|net| Action::RemoveSubnet(*net)));
+    actions.extend(missing(&observed.nodes, &desired.nodes).map(|address| Action::RemoveNode(*address)));
+    actions.extend(observed.neighbours.difference(&desired.neighbours).copied().map(Action::RemoveNeighbour));
+    actions
+}
+
+/// What has to happen to the overlay device.
+enum Device {
+    Create { link: OverlayLink, replace: bool },
+    Update { link: OverlayLink, ifindex: u32 },
+    Keep { ifindex: u32 },
+}
+
+fn device(desired: &OverlayLink, observed: Option<&OverlayLinkState>) -> Device {
+    let link = *desired;
+    let Some(state) = observed else { return Device::Create { link, replace: false } };
+    match state.link {
+        Some(found) if found == link => Device::Keep { ifindex: state.ifindex },
+        // MTU and MAC can be set on a living device. Its port cannot; and with its address the source of every route changes.
+        Some(found) if found.port == link.port && found.address == link.address => Device::Update { link, ifindex: state.ifindex },
+        Some(_) | None => Device::Create { link, replace: true },
+    }
+}
+
+impl Device {
+    fn action(&self) -> Option<Action> {
+        match *self {
+            Self::Create { link, replace } => Some(Action::CreateLink { link, replace }),
+            Self::Update { link, .. } => Some(Action::UpdateLink(link)),
+            Self::Keep { .. } => None,
+        }
+    }
+
+    fn is_new(&self) -> bool {
+        matches!(self, Self::Create { .. })
+    }
+
+    fn ifindex(&self) -> u32 {
+        match *self {
+            Self::Create { .. } => 0,
+            Self::Update { ifindex, .. } | Self::Keep { ifindex } => ifindex,
+        }
+    }
+}
+
+/// The entries of `desired` that `observed` has not, or has otherwise.
+fn changed<'a, K: Ord, V: PartialEq>(desired: &'a BTreeMap<K, V>, observed: &'a BTreeMap<K, V>) -> impl Iterator<Item = (&'a K, &'a V)> {
+    desired.iter().filter(|(key, value)| observed.get(key) != Some(value))
+}
+
+/// The keys of `observed` that `desired` has not.
+fn missing<'a, K: Ord, V>(observed: &'a BTreeMap<K, V>, desired: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> {
+    observed.keys().filter(|key| !desired.contains_key(key))
+}
+
+fn destination(route: &Route) -> Ipv4Net {
+    match *route {
+        Route::Overlay { destination, .. } | Route::Unreachable { destination } => destination,
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

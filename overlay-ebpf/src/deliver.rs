@@ -1,0 +1,99 @@
+//! Where a packet goes that is meant for this node: to a pod, or to the host's stack. Shared by both sides of the tunnel.
+
+use crate::maps::{self, DETOUR};
+use crate::view::TcView;
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT};
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_peer};
+use overlay_common::abi::{Detour, DetourKey, Ipv4, Pod, Settings};
+use overlay_common::packet::Packet;
+use overlay_common::parse::{self, Datagram};
+use overlay_common::reason::DropReason;
+
+/// The receiver of a packet from the tunnel.
+#[derive(Clone, Copy)]
+pub(crate) enum Receiver {
+    /// A pod of this node.
+    Pod(&'static Pod),
+    /// The host's stack, as if the packet had arrived on the overlay device.
+    Host,
+}
+
+/// Who on this node receives a packet from the tunnel: a pod, or the gateway address, and nobody else.
+///
+/// The host's stack gets what a pod's packet needs it for: an answer to a TTL at its end, and the un-rewriting of translated flows.
+#[inline(always)]
+pub(crate) fn receiver<P: Packet>(packet: &P, datagram: &Datagram, settings: &Settings) -> Result<Receiver, DropReason> {
+    let destination = datagram.header.destination;
+    if destination == settings.gateway {
+        return Ok(Receiver::Host);
+    }
+    if !parse::contains(settings.pod_net, settings.pod_mask, destination) {
+        let forbidden = parse::is_martian(destination) || parse::is_link_local(destination);
+        return Err(if forbidden { DropReason::Martian } else { DropReason::InnerNotLocal });
+    }
+    let Some(pod) = maps::pod(destination) else { return Err(DropReason::InnerNoPod) };
+    if datagram.header.ttl <= 1 || datagram.is_icmp_error(packet) || takes_detour(packet, datagram) {
+        return Ok(Receiver::Host);
+    }
+    Ok(Receiver::Pod(pod))
+}
+
+/// The packet belongs to a flow whose other direction went through the host's stack, which may have rewritten it there.
+#[inline(always)]
+pub(crate) fn takes_detour<P: Packet>(packet: &P, datagram: &Datagram) -> bool {
+    let port_be = datagram.ports(packet).map_or([0; 2], |[_, destination]| destination);
+    let key = DetourKey { addr: datagram.header.destination, port_be, protocol: datagram.header.protocol, pad: 0 };
+    DETOUR.get_ptr(key).is_some()
+}
+
+/// Remembers that a pod's packet goes through the host's stack. Written at most once a second and flow; a fragment of the answer has no
+/// port, so the protocol as a whole is noted with it.
+#[inline(always)]
+pub(crate) fn note_detour<P: Packet>(packet: &P, datagram: &Datagram) {
+    let Some([port_be, _]) = datagram.leading_ports(packet) else { return };
+    // SAFETY: the helper takes no argument.
+    let now = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
+    let mut key = DetourKey { addr: datagram.header.source, port_be, protocol: datagram.header.protocol, pad: 0 };
+    if let Some(entry) = DETOUR.get_ptr(key) {
+        // SAFETY: the pointer was returned by the lookup just now; a slot recycled meanwhile yields another entry's time, which costs
+        // one update more or less.
+        if unsafe { (*entry).last_seen } == now {
+            return;
+        }
+    }
+    let entry = Detour { last_seen: now };
+    // A failed update (the map is being evicted from on another CPU) is made good by the flow's next packet.
+    let _retried = DETOUR.insert(key, entry, 0);
+    key.port_be = [0; 2];
+    let _retried = DETOUR.insert(key, entry, 0);
+}
+
+/// Gives a packet, whose Ethernet header is directly followed by `datagram`'s header, to a pod of this node.
+#[inline(always)]
+pub(crate) fn to_pod(mut view: TcView<'_>, datagram: &Datagram, pod: &Pod, ecn: u8) -> Result<i32, DropReason> {
+    parse::forward(&mut view, &datagram.header, pod.mac, pod.host_mac, ecn)?;
+    redirect_to_pod(view, pod.ifindex)
+}
+
+/// Hands a packet whose headers are final to the pod behind the veth `ifindex`, without a pass through a backlog.
+#[inline(always)]
+pub(crate) fn redirect_to_pod(mut view: TcView<'_>, ifindex: u32) -> Result<i32, DropReason> {
+    view.address_to_host();
+    // SAFETY: the helper takes plain values.
+    let verdict = unsafe { bpf_redirect_peer(ifindex, 0) };
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
+}
+
+/// Redirects a packet that is already addressed to the overlay device's MAC into its ingress.
+#[inline(always)]
+pub(crate) fn redirect_to_host(settings: &Settings) -> Result<i32, DropReason> {
+    // SAFETY: the helper takes plain values.
+    let verdict = unsafe { bpf_redirect(settings.overlay_ifindex, u64::from(BPF_F_INGRESS)) };
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
+}
+
+/// An address the VXLAN socket of a node answers at: this node's own, its gateway address, or a peer's.
+#[inline(always)]
+pub(crate) fn is_node(address: Ipv4, settings: &Settings) -> bool {
+    address == settings.address || address == settings.gateway || maps::node(address).is_some()
+}

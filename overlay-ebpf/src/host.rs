@@ -1,0 +1,30 @@
+//! From the host: what the stack routed to the overlay device is encapsulated for the node that has its destination.
+
+use crate::PASS;
+use crate::maps;
+use crate::transmit;
+use crate::view::TcView;
+use aya_ebpf::programs::TcContext;
+use overlay_common::counters::Flow;
+use overlay_common::packet::Packet as _;
+use overlay_common::parse;
+use overlay_common::reason::DropReason;
+use overlay_common::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV4_LEN};
+
+/// `from_host`. The stack has lowered the TTL where it forwarded, and fragmented or refused what is too big.
+#[inline(always)]
+pub(crate) fn from_host(ctx: &TcContext) -> Result<i32, DropReason> {
+    let mut view = TcView(ctx);
+    let Some(settings) = maps::settings() else { return Ok(PASS) };
+    view.pull(ETHERNET_LEN + IPV4_LEN);
+    let ethernet = view.read::<EthernetHeader>(0).ok_or(DropReason::Short)?;
+    match ethernet.ethertype.get() {
+        ETHERTYPE_IPV4 => {}
+        ETHERTYPE_IPV6 => return Err(DropReason::V6Disabled),
+        _ => return Err(DropReason::PodL2Protocol),
+    }
+    let datagram = parse::ipv4(&view, ETHERNET_LEN, view.len(0)).map_err(|_| DropReason::PodHeader)?;
+    let subnet = maps::subnet(datagram.header.destination).ok_or(DropReason::NoNode)?;
+    let node = maps::node(subnet.node).ok_or(DropReason::NoNode)?;
+    transmit::encapsulate(view, settings, subnet.node, node, &datagram.header, Flow::HostEncap)
+}

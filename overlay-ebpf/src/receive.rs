@@ -1,0 +1,199 @@
+//! Into this node: takes the tunnel's headers off and delivers. The judgement is one function for all three ways of receiving.
+
+use crate::count;
+use crate::deliver::{self, Receiver};
+use crate::maps;
+use crate::view::{PACKET_HOST, TcView, XdpView};
+use crate::{PASS, XDP_PASS};
+use aya_ebpf::bindings::bpf_tunnel_key;
+use aya_ebpf::helpers::bpf_skb_get_tunnel_key;
+use aya_ebpf::programs::{TcContext, XdpContext};
+use core::mem::MaybeUninit;
+use overlay_common::abi::{Ipv4, Node, Settings, receive};
+use overlay_common::counters::Flow;
+use overlay_common::ecn;
+use overlay_common::packet::Packet;
+use overlay_common::parse::{self, Datagram, INNER_OFFSET, RECEIVE_HEADERS, Tunnel};
+use overlay_common::reason::DropReason;
+use overlay_common::wire::{ETHERNET_LEN, EthernetHeader, PROTOCOL_UDP};
+
+/// Mark of a VXLAN packet that `underlay_tc` has checked and leaves to the kernel's vxlan device. It lives from there to
+/// `from_overlay`; kube-proxy's bits 0x4000 and 0x8000 are clear.
+const CHECKED_MARK: u32 = 0x0e4f_0001;
+
+/// An accepted inner packet.
+struct Accepted {
+    datagram: Datagram,
+    receiver: Receiver,
+    ecn: u8,
+}
+
+/// Judges the inner packet at `offset` that `node` sent.
+#[inline(always)]
+fn judge<P: Packet>(
+    packet: &P,
+    offset: usize,
+    end: usize,
+    source: (Ipv4, &Node),
+    outer_ecn: u8,
+    settings: &Settings,
+) -> Result<Accepted, DropReason> {
+    let datagram = parse::inner(packet, offset, end, settings.vtep_mac)?;
+    let (address, node) = source;
+    datagram.check_source(address, node)?;
+    let ecn = ecn::decapsulate(outer_ecn, datagram.header.ecn())?;
+    let receiver = deliver::receiver(packet, &datagram, settings)?;
+    Ok(Accepted { datagram, receiver, ecn })
+}
+
+/// The outer headers, and the node that sent them. `None`: not ours.
+#[inline(always)]
+fn tunnel<P: Packet>(packet: &P, settings: &Settings) -> Result<Option<(Tunnel, &'static Node)>, DropReason> {
+    let Some(tunnel) = parse::outer(packet, settings)? else { return Ok(None) };
+    let node = maps::node(tunnel.source).ok_or(DropReason::OuterSourceUnknown)?;
+    Ok(Some((tunnel, node)))
+}
+
+/// Counts a delivery.
+#[inline(always)]
+fn count_delivery(how: Flow, receiver: Receiver, datagram: &Datagram) {
+    let bytes = ETHERNET_LEN + usize::from(datagram.header.total_len.get());
+    count::flow(how, bytes);
+    count::flow(if matches!(receiver, Receiver::Pod(_)) { Flow::DeliverPod } else { Flow::DeliverHost }, bytes);
+}
+
+/// `underlay_xdp`: strips what is ours and good, and tells `underlay_tc` where it goes.
+#[inline(always)]
+pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
+    let mut view = XdpView(ctx);
+    let Some(settings) = maps::settings() else { return Ok(XDP_PASS) };
+    // A frame for another host's MAC is seen in promiscuous mode only; the kernel drops it.
+    match view.read::<EthernetHeader>(0) {
+        Some(ethernet) if ethernet.destination == settings.underlay_mac => {}
+        _ => return Ok(XDP_PASS),
+    }
+    let Some((tunnel, node)) = tunnel(&view, settings)? else { return Ok(XDP_PASS) };
+    let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, tunnel.end, (tunnel.source, node), tunnel.ecn, settings)?;
+    if view.reserve_metadata().is_err() {
+        return Ok(XDP_PASS);
+    }
+    view.trim(datagram.end())?;
+    view.strip()?;
+    let ifindex = match receiver {
+        Receiver::Pod(pod) => {
+            parse::forward(&mut view, &datagram.header, pod.mac, pod.host_mac, ecn)?;
+            pod.ifindex
+        }
+        Receiver::Host => {
+            rewrite_for_host(&mut view, &datagram, settings, ecn)?;
+            0
+        }
+    };
+    view.write_metadata(ifindex)?;
+    count_delivery(Flow::XdpDecap, receiver, &datagram);
+    Ok(XDP_PASS)
+}
+
+/// `underlay_tc`: delivers what XDP stripped; strips and delivers what XDP left.
+#[inline(always)]
+pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
+    let mut view = TcView(ctx);
+    let Some(settings) = maps::settings() else { return Ok(PASS) };
+    if let Some(stripped) = view.stripped() {
+        return if stripped.ifindex == 0 { deliver::redirect_to_host(settings) } else { deliver::redirect_to_pod(view, stripped.ifindex) };
+    }
+    // As in XDP: only what was sent to our MAC. Broadcast frames that carry a unicast address are the kernel's to refuse.
+    if view.is_tagged() || view.packet_type() != PACKET_HOST {
+        return Ok(PASS);
+    }
+    view.pull(RECEIVE_HEADERS);
+    let Some((tunnel, node)) = tunnel(&view, settings)? else { return Ok(PASS) };
+    if settings.receive_mode == receive::KERNEL {
+        ctx.set_mark(CHECKED_MARK);
+        return Ok(PASS);
+    }
+    let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, tunnel.end, (tunnel.source, node), tunnel.ecn, settings)?;
+    // `adjust_room` leaves a super-packet marked as tunnelled (as of Linux 6.18). TCP receivers do not care; a UDP receiver splits it
+    // and would look for the tunnel that is gone. The kernel's own decapsulation clears the marks.
+    if datagram.header.protocol == PROTOCOL_UDP && view.gso_size() != 0 {
+        ctx.set_mark(CHECKED_MARK);
+        return Ok(PASS);
+    }
+    view.trim(datagram.end())?;
+    view.strip()?;
+    count_delivery(Flow::TcDecap, receiver, &datagram);
+    finish(view, &datagram, receiver, ecn, settings)
+}
+
+/// `from_overlay`: validates and delivers what the kernel's vxlan device took apart; lets the host's own packets in.
+#[inline(always)]
+pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
+    let mut view = TcView(ctx);
+    let Some(settings) = maps::settings() else { return Ok(PASS) };
+    let Some(key) = tunnel_key(ctx) else { return Ok(PASS) };
+    if view.mark() != CHECKED_MARK {
+        return Err(DropReason::KernelDecapOff);
+    }
+    ctx.set_mark(0);
+    if key.vni != settings.vni {
+        return Err(DropReason::Vni);
+    }
+    let node = maps::node(key.remote).ok_or(DropReason::OuterSourceUnknown)?;
+    // The kernel has moved the inner frame's tag out of it (net/core/dev.c, `__netif_receive_skb_core`).
+    if view.is_tagged() {
+        return Err(DropReason::InnerVlan);
+    }
+    view.pull(ETHERNET_LEN + RECEIVE_HEADERS - INNER_OFFSET);
+    let end = view.len(0);
+    // The kernel has combined the ECN bits already (drivers/net/vxlan/vxlan_core.c, `vxlan_ecn_decapsulate`).
+    let Accepted { datagram, receiver, ecn } = judge(&view, 0, end, (key.remote, node), ecn::NOT_ECT, settings)?;
+    view.trim(datagram.end())?;
+    count_delivery(Flow::KernelDecap, receiver, &datagram);
+    if let Receiver::Host = receiver {
+        view.address_to_host();
+        return Ok(PASS);
+    }
+    finish(view, &datagram, receiver, ecn, settings)
+}
+
+/// Gives a stripped packet to its receiver.
+#[inline(always)]
+fn finish(mut view: TcView<'_>, datagram: &Datagram, receiver: Receiver, ecn: u8, settings: &Settings) -> Result<i32, DropReason> {
+    match receiver {
+        Receiver::Pod(pod) => deliver::to_pod(view, datagram, pod, ecn),
+        Receiver::Host => {
+            rewrite_for_host(&mut view, datagram, settings, ecn)?;
+            deliver::redirect_to_host(settings)
+        }
+    }
+}
+
+/// Readdresses a stripped packet to the overlay device; its hop is counted by the stack.
+#[inline(always)]
+fn rewrite_for_host<P: Packet>(packet: &mut P, datagram: &Datagram, settings: &Settings, ecn: u8) -> Result<(), DropReason> {
+    parse::readdress(packet, &datagram.header, settings.vtep_mac, settings.vtep_mac, ecn)
+}
+
+/// What the kernel's vxlan device noted about a packet it took apart.
+struct TunnelKey {
+    remote: Ipv4,
+    vni: u32,
+}
+
+/// The tunnel metadata, if the packet has any.
+#[inline(always)]
+fn tunnel_key(ctx: &TcContext) -> Option<TunnelKey> {
+    let mut key = MaybeUninit::<bpf_tunnel_key>::zeroed();
+    // SAFETY: the helper fills the whole structure or returns an error.
+    let result = unsafe { bpf_skb_get_tunnel_key(ctx.skb.skb, key.as_mut_ptr(), size_of::<bpf_tunnel_key>() as u32, 0) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: zeroed above and filled by the helper; every bit pattern is valid. The helper gives the address in host order
+    // (net/core/filter.c, `bpf_skb_get_tunnel_key`).
+    let (vni, remote) = unsafe {
+        let key = key.assume_init_ref();
+        (key.tunnel_id, key.__bindgen_anon_1.remote_ipv4)
+    };
+    Some(TunnelKey { remote: remote.to_be_bytes(), vni })
+}

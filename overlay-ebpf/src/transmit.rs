@@ -1,0 +1,82 @@
+//! Out of this node: puts the tunnel's headers in front of a packet and sends it to the node that has its destination.
+
+use crate::view::TcView;
+use aya_ebpf::bindings::{TC_ACT_REDIRECT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
+use aya_ebpf::helpers::{bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh};
+use overlay_common::abi::{Ipv4, Mac, Node, Settings, reach};
+use overlay_common::counters::Flow;
+use overlay_common::encap;
+use overlay_common::packet::Packet;
+use overlay_common::parse::Datagram;
+use overlay_common::reason::DropReason;
+use overlay_common::wire::{ETHERNET_LEN, Ipv4Header, TunnelHeaders};
+
+use crate::count;
+
+/// `AF_INET` (include/linux/socket.h).
+const AF_INET: u32 = 2;
+/// A MAC that is not known yet.
+const UNRESOLVED: Mac = [0; 6];
+
+/// Encapsulates the packet for the node at `address` and redirects it to the NIC. `inner` is the IP header to send, TTL already lowered
+/// where this node is a hop.
+#[inline(always)]
+pub(crate) fn encapsulate(
+    mut view: TcView<'_>,
+    settings: &Settings,
+    address: Ipv4,
+    node: &Node,
+    inner: &Ipv4Header,
+    flow: Flow,
+) -> Result<i32, DropReason> {
+    // A way a newer agent knows and this program does not.
+    if node.reach != reach::ENCAP {
+        return Err(DropReason::NoNode);
+    }
+    let len = view.len(0);
+    // SAFETY: the helper reads the context it is given. Before the headers change: the hash is the inner flow's.
+    let hash = unsafe { bpf_get_hash_recalc(view.0.skb.skb) };
+    let inner_len = u16::try_from(len - ETHERNET_LEN).map_err(|_| DropReason::TooBig)?;
+    let headers = encap::headers(settings, address, node, inner_len, inner.tos, hash).ok_or(DropReason::TooBig)?;
+    view.make_room()?;
+    // The kernel leaves at least as much of the packet linear as it makes room for; should it not, both writes say so.
+    view.pull(size_of::<TunnelHeaders>() + size_of::<Ipv4Header>());
+    view.write(0, headers).and_then(|()| view.write(size_of::<TunnelHeaders>(), *inner)).ok_or(DropReason::Helper)?;
+    count::flow(flow, len);
+    let verdict = if node.next_hop_mac == UNRESOLVED {
+        count::flow(Flow::NeighbourEncap, len);
+        let mut next_hop = bpf_redir_neigh {
+            nh_family: AF_INET,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [u32::from_ne_bytes(node.next_hop), 0, 0, 0] },
+        };
+        // SAFETY: the parameter lives on this stack for the length of the call. The kernel resolves the neighbour, queues the packet
+        // meanwhile and writes both MACs.
+        unsafe { bpf_redirect_neigh(node.ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0) }
+    } else {
+        // SAFETY: the helper takes plain values.
+        unsafe { bpf_redirect(node.ifindex, 0) }
+    };
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
+}
+
+/// Largest inner IP packet this one becomes on the wire: itself, or a segment of a super-packet.
+#[inline(always)]
+pub(crate) fn wire_len<P: Packet>(packet: &P, datagram: &Datagram, gso_size: usize) -> usize {
+    if gso_size == 0 {
+        return usize::from(datagram.header.total_len.get());
+    }
+    let header_len = datagram.header.header_len();
+    gso_size + header_len + transport_header_len(packet, datagram, header_len)
+}
+
+/// Length of the transport header of a super-packet.
+#[inline(always)]
+fn transport_header_len<P: Packet>(packet: &P, datagram: &Datagram, header_len: usize) -> usize {
+    use overlay_common::wire::{PROTOCOL_TCP, UDP_LEN};
+    /// Offset of TCP's data offset field (RFC 9293 section 3.1).
+    const DATA_OFFSET: usize = 12;
+    if datagram.header.protocol != PROTOCOL_TCP {
+        return UDP_LEN;
+    }
+    packet.read::<[u8; 2]>(datagram.offset + header_len + DATA_OFFSET).map_or(0, |[offset, _flags]| usize::from(offset >> 4) * 4)
+}
