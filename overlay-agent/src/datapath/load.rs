@@ -59,11 +59,6 @@ impl Datapath {
         Tables::open(&self.pins)
     }
 
-    /// The aya object, for the log reader of a debug build.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
-    }
-
     /// Has the kernel verify a program, then puts its pin in the place of an older one.
     fn load_program(&mut self, name: &'static str) -> Result<(), DatapathError> {
         let failed = |source| DatapathError::Program { name: name.to_owned(), source };

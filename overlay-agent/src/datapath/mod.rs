@@ -5,11 +5,13 @@
 
 mod attach;
 mod load;
+mod log;
 mod pins;
 mod tables;
 
 pub use attach::{Direction, Hook, attach_pinned_to_pod, detach_from_pod};
 pub use load::{Datapath, is_built_in};
+pub use log::forward_logs;
 pub use pins::PinDir;
 pub use tables::Tables;
 

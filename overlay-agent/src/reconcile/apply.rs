@@ -1,0 +1,121 @@
+//! Carries out actions: one match, no decisions. What to do was said by `plan`; how is said by `datapath` and `netlink`.
+//!
+//! A failed action is reported and the rest goes on: one peer's trouble is not every peer's. What failed is planned again by the next
+//! pass, because it still differs.
+
+use crate::datapath::{Datapath, DatapathError, Direction, Hook, Tables};
+use crate::model::{Action, OVERLAY_DEVICE, OverlayLink};
+use crate::netlink::{self, Netlink};
+use overlay_common::abi::{self, program};
+use std::net::Ipv4Addr;
+use tracing::info;
+
+/// An action that did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Maps or programs.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// Devices, routes or neighbours.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+}
+
+/// The kernel, as far as actions change it.
+pub struct Executor<'a> {
+    /// Devices, routes, neighbours.
+    pub netlink: &'a Netlink,
+    /// Maps.
+    pub tables: &'a mut Tables,
+    /// Programs.
+    pub datapath: &'a mut Datapath,
+    /// ifindex of the overlay device; 0 until it exists.
+    pub overlay_ifindex: u32,
+}
+
+impl Executor<'_> {
+    /// Carries out `actions` in their order; returns what did not work.
+    pub async fn apply(&mut self, actions: &[Action]) -> Vec<String> {
+        let mut errors = Vec::new();
+        for action in actions {
+            info!(action = %describe(action), "apply");
+            if let Err(error) = self.carry_out(action).await {
+                errors.push(format!("{}: {error}", describe(action)));
+            }
+        }
+        errors
+    }
+
+    async fn carry_out(&mut self, action: &Action) -> Result<(), ApplyError> {
+        match action {
+            Action::CreateLink { link, replace } => self.create_link(link, *replace).await?,
+            Action::UpdateLink(link) => self.netlink.update_overlay_link(link).await?,
+            Action::PutSettings(settings) => {
+                let overlay_ifindex = if settings.overlay_ifindex == 0 { self.overlay_ifindex } else { settings.overlay_ifindex };
+                self.tables.put_settings(&abi::Settings { overlay_ifindex, ..*settings })?;
+            }
+            Action::PutNode(address, node) => self.tables.put_node(*address, node)?,
+            Action::PutSubnet(net, node) => self.tables.put_subnet(*net, *node)?,
+            Action::RemoveSubnet(net) => self.tables.remove_subnet(*net)?,
+            Action::RemoveNode(address) => self.tables.remove_node(*address)?,
+            Action::PutRoute(route) => self.netlink.put_route(*route).await?,
+            Action::RemoveRoute(route) => self.netlink.remove_route(*route).await?,
+            Action::PutNeighbour(neighbour) => self.netlink.put_neighbour(*neighbour).await.map(drop)?,
+            Action::RemoveNeighbour(neighbour) => self.netlink.remove_neighbour(*neighbour).await?,
+        }
+        Ok(())
+    }
+
+    /// Makes the overlay device and attaches its programs before any route leads to it. The routes to this node's pods name its address
+    /// as their source, so the kernel removed them with an older device: they are put back.
+    async fn create_link(&mut self, link: &OverlayLink, replace: bool) -> Result<(), ApplyError> {
+        if replace {
+            self.netlink.delete_link(OVERLAY_DEVICE).await?;
+        }
+        self.overlay_ifindex = self.netlink.create_overlay_link(link).await?;
+        attach_overlay(self.datapath, self.overlay_ifindex)?;
+        for (address, pod) in self.tables.pods()? {
+            self.netlink.put_pod_route(pod.ifindex, address, link.address).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Attaches the two programs of the overlay device.
+///
+/// # Errors
+/// [`DatapathError::Attach`].
+pub fn attach_overlay(datapath: &mut Datapath, ifindex: u32) -> Result<(), DatapathError> {
+    for (name, direction) in [(program::FROM_OVERLAY, Direction::Ingress), (program::FROM_HOST, Direction::Egress)] {
+        datapath.attach(name, &Hook::Tc { device: OVERLAY_DEVICE.to_owned(), ifindex, direction })?;
+    }
+    Ok(())
+}
+
+/// The action in a few words, for log and status.
+fn describe(action: &Action) -> String {
+    use crate::model::Route;
+    let route = |route: &Route| match route {
+        Route::Overlay { destination, .. } => format!("route {destination} dev {OVERLAY_DEVICE}"),
+        Route::Unreachable { destination } => format!("route unreachable {destination}"),
+    };
+    match action {
+        Action::CreateLink { link, replace } => {
+            let verb = if *replace { "replace" } else { "create" };
+            format!("{verb} device {OVERLAY_DEVICE} (MTU {}, port {})", link.mtu, link.port)
+        }
+        Action::UpdateLink(link) => format!("set device {OVERLAY_DEVICE} to MTU {}, MAC {}", link.mtu, link.mac),
+        Action::PutSettings(settings) => format!("write settings (MTU {}, port {})", settings.mtu, settings.port),
+        Action::PutNode(address, node) => {
+            let state = if node.next_hop_mac == abi::Mac::default() { "unresolved" } else { "resolved" };
+            format!("write node {address} by next hop {} ({state})", Ipv4Addr::from(node.next_hop))
+        }
+        Action::PutSubnet(net, node) => format!("write subnet {net} at {node}"),
+        Action::RemoveSubnet(net) => format!("remove subnet {net}"),
+        Action::RemoveNode(address) => format!("remove node {address}"),
+        Action::PutRoute(put) => format!("add {}", route(put)),
+        Action::RemoveRoute(gone) => format!("remove {}", route(gone)),
+        Action::PutNeighbour(neighbour) => format!("keep next hop {} resolved", neighbour.address),
+        Action::RemoveNeighbour(neighbour) => format!("forget next hop {}", neighbour.address),
+    }
+}

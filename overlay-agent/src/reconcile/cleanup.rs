@@ -1,0 +1,43 @@
+//! Takes everything away that the agent and `overlay-cni` put on this node: the opposite of a pass, and of every pod's wire.
+
+use crate::datapath::{PinDir, Tables};
+use crate::model::OVERLAY_DEVICE;
+use crate::netlink::Netlink;
+use crate::status::StateDir;
+use anyhow::{Context as _, Result};
+use std::path::Path;
+
+/// Removes every trace; returns what was removed, a line each. Pods of this node lose the network.
+///
+/// # Errors
+/// When an agent is running with this state directory, or something cannot be removed.
+pub async fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
+    let state_dir = StateDir::new(state_dir.to_owned());
+    let lock = state_dir.lock().context("stop the agent first")?;
+    let netlink = Netlink::connect()?;
+    let pins = PinDir::new(bpffs);
+    let mut removed = Vec::new();
+    // Read before the maps go. A map that cannot be read names no veth, and then there is none to remove by it.
+    let veths = Tables::open(&pins).and_then(|tables| tables.veths()).unwrap_or_default();
+    for link in netlink.links().await?.into_iter().filter(|link| veths.contains_key(&link.ifindex)) {
+        if netlink.delete_pod_veth(&link.name).await? {
+            removed.push(format!("pod veth {}", link.name));
+        }
+    }
+    for route in netlink.routes().await? {
+        netlink.remove_route(route).await?;
+        removed.push(format!("{route:?}"));
+    }
+    for neighbour in netlink.managed_neighbours().await? {
+        netlink.remove_neighbour(neighbour).await?;
+        removed.push(format!("managed neighbour {}", neighbour.address));
+    }
+    // Ours, or nobody's: another's device of this name is left alone.
+    if netlink.overlay_link(OVERLAY_DEVICE).await?.is_some_and(|state| state.link.is_some()) && netlink.delete_link(OVERLAY_DEVICE).await? {
+        removed.push(format!("device {OVERLAY_DEVICE}"));
+    }
+    removed.extend(pins.remove_all()?.into_iter().map(|pin| format!("pin {}", pin.display())));
+    drop(lock);
+    state_dir.remove().context("cannot remove the state directory")?;
+    Ok(removed)
+}

@@ -1,0 +1,200 @@
+//! One pass: look at everything, compute what differs, change only that.
+
+use super::apply::{self, Executor};
+use super::plan::plan;
+use super::receive::{self, Rung};
+use crate::config::Config;
+use crate::datapath::{Datapath, PinDir, Tables};
+use crate::desired::{Inputs, desired};
+use crate::model::{OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
+use crate::netlink::{Link, Netlink};
+use crate::pod;
+use crate::status::{Pass, Status};
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use overlay_common::abi::{program, receive as rung};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use tracing::{info, warn};
+
+/// What passes work on, and the little they remember: what this process has attached already.
+pub struct Node<'a> {
+    config: &'a Config,
+    netlink: Netlink,
+    datapath: Datapath,
+    tables: Tables,
+    pins: PinDir,
+    /// The NIC and the rung chosen for it.
+    receive: Option<(UnderlayDevice, Rung)>,
+    /// The overlay device that has our programs.
+    overlay_ifindex: Option<u32>,
+    /// The pods' veths that have this process's `from_pod`, or got it from `overlay-cni` since.
+    pods_replaced: bool,
+}
+
+impl<'a> Node<'a> {
+    /// Takes over the node: programs are loaded, nothing is attached yet.
+    ///
+    /// # Errors
+    /// When the programs cannot be loaded or the maps not be opened.
+    pub fn new(config: &'a Config, netlink: Netlink) -> Result<Self> {
+        let pins = PinDir::new(&config.bpffs);
+        let datapath = Datapath::load(&pins, config.ebpf_object.as_deref())?;
+        let tables = datapath.tables()?;
+        Ok(Self { config, netlink, datapath, tables, pins, receive: None, overlay_ifindex: None, pods_replaced: false })
+    }
+
+    /// The loaded programs, for the log reader of a debug build.
+    pub fn datapath_mut(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    /// Makes a pass and records it. Returns whether everything is as it should be.
+    pub async fn pass(&mut self, topology: &Topology, status: &mut Status) -> bool {
+        let mut outcome = Outcome::default();
+        if let Err(error) = self.try_pass(topology, status, &mut outcome).await {
+            outcome.errors.push(format!("{error:#}"));
+        }
+        for error in &outcome.errors {
+            warn!(error, "pass incomplete");
+        }
+        let complete = outcome.errors.is_empty();
+        status.record_pass(Pass { at: now(), actions: outcome.actions, errors: outcome.errors });
+        complete
+    }
+
+    async fn try_pass(&mut self, topology: &Topology, status: &mut Status, outcome: &mut Outcome) -> Result<()> {
+        status.set_cluster(topology, None);
+        let Some(this) = topology.nodes.get(&self.config.node_name) else {
+            // `desired` has the words for it; the kernel stays as it is.
+            self.explain_absence(topology)?;
+            return Ok(());
+        };
+        let peers: Vec<Ipv4Addr> = topology.nodes.values().filter(|node| node.name != this.name).map(|node| node.address).collect();
+        let underlay = self.netlink.underlay(this.address, self.config.underlay_interface.as_deref(), &peers).await?;
+        status.set_cluster(topology, Some(&underlay));
+        let mode = self.receive_mode(&underlay)?;
+        let desired = desired(&self.inputs(topology, &underlay, mode))?;
+        status.set_underlay(&underlay.device, desired.link.mtu);
+
+        let observed = self.observe().await?;
+        let actions = plan(&desired, &observed);
+        let overlay_ifindex = observed.link.as_ref().map_or(0, |link| link.ifindex);
+        let Self { netlink, tables, datapath, .. } = self;
+        let mut executor = Executor { netlink, tables, datapath, overlay_ifindex };
+        let errors = executor.apply(&actions).await;
+        let overlay_ifindex = executor.overlay_ifindex;
+        outcome.actions += actions.len();
+        outcome.errors.extend(errors);
+
+        self.attach(&underlay.device, overlay_ifindex, status, outcome)?;
+        self.sweep(overlay_ifindex, outcome).await
+    }
+
+    /// Why there is nothing to aim at.
+    fn explain_absence(&self, topology: &Topology) -> Result<()> {
+        let device = UnderlayDevice { name: String::new(), ifindex: 0, mac: crate::model::Mac::default(), mtu: 0, kind: None };
+        let underlay = Underlay { device, next_hops: std::collections::BTreeMap::new() };
+        desired(&self.inputs(topology, &underlay, rung::TC)).map(drop).map_err(Into::into)
+    }
+
+    fn inputs<'b>(&'b self, topology: &'b Topology, underlay: &'b Underlay, receive_mode: u32) -> Inputs<'b> {
+        let Config { node_name, vni, port, mtu, .. } = self.config;
+        Inputs { node_name, vni: *vni, port: *port, mtu: *mtu, receive_mode, topology, underlay }
+    }
+
+    /// The rung in use; before one is chosen, an earlier agent's, or the one that works everywhere.
+    fn receive_mode(&self, underlay: &Underlay) -> Result<u32> {
+        Ok(match &self.receive {
+            Some((device, rung)) if device.ifindex == underlay.device.ifindex => rung.mode,
+            _ => match self.tables.settings()?.receive_mode {
+                0 => rung::TC,
+                mode => mode,
+            },
+        })
+    }
+
+    /// Reads back what the kernel holds.
+    async fn observe(&self) -> Result<Observed> {
+        Ok(Observed {
+            link: self.netlink.overlay_link(OVERLAY_DEVICE).await?,
+            settings: self.tables.settings()?,
+            subnets: self.tables.subnets()?,
+            nodes: self.tables.nodes()?,
+            routes: self.netlink.routes().await?,
+            neighbours: self.netlink.managed_neighbours().await?,
+        })
+    }
+
+    /// Attaches programs to devices this process has not attached them to yet. Maps are filled by now, so that no packet meets a
+    /// program that knows nobody.
+    fn attach(&mut self, device: &UnderlayDevice, overlay_ifindex: u32, status: &mut Status, outcome: &mut Outcome) -> Result<()> {
+        if self.overlay_ifindex != Some(overlay_ifindex) && overlay_ifindex != 0 {
+            apply::attach_overlay(&mut self.datapath, overlay_ifindex)?;
+            self.overlay_ifindex = Some(overlay_ifindex);
+        }
+        if self.receive.as_ref().is_none_or(|(known, _)| known.ifindex != device.ifindex || known.mac != device.mac) {
+            let rung = receive::choose(&mut self.datapath, device, self.config.receive_mode)?;
+            info!(device = device.name, mode = rung.mode, reason = rung.reason, "receive rung chosen");
+            let mut settings = self.tables.settings()?;
+            if settings.receive_mode != rung.mode {
+                settings.receive_mode = rung.mode;
+                self.tables.put_settings(&settings)?;
+                outcome.actions += 1;
+            }
+            self.receive = Some((device.clone(), rung));
+        }
+        if let Some((_, rung)) = &self.receive {
+            status.set_receive(rung.mode, rung.reason.clone());
+            outcome.errors.extend(rung.problem.clone());
+        }
+        Ok(())
+    }
+
+    /// Gives the pods' veths this process's program, forgets veths that are gone, and removes links nobody needs.
+    async fn sweep(&mut self, overlay_ifindex: u32, outcome: &mut Outcome) -> Result<()> {
+        let links = self.netlink.links().await?;
+        let alive: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
+        let mut veths = self.tables.veths()?;
+        for ifindex in veths.keys().filter(|ifindex| !alive.contains(ifindex)) {
+            info!(ifindex, "forget a pod whose veth is gone");
+            pod::forget(&self.pins, &mut self.tables, *ifindex)?;
+            outcome.actions += 1;
+        }
+        veths.retain(|ifindex, _| alive.contains(ifindex));
+        if !self.pods_replaced {
+            let named: Vec<(u32, String)> = links.iter().filter(|link| veths.contains_key(&link.ifindex)).map(index_and_name).collect();
+            self.datapath.replace_on_pods(&named).context("cannot renew the program of a pod")?;
+            self.pods_replaced = true;
+        }
+        let Some((device, rung)) = &self.receive else { return Ok(()) };
+        let mut keep: Vec<(&'static str, u32)> = veths.keys().map(|ifindex| (program::FROM_POD, *ifindex)).collect();
+        keep.push((program::UNDERLAY_TC, device.ifindex));
+        keep.extend([(program::FROM_HOST, overlay_ifindex), (program::FROM_OVERLAY, overlay_ifindex)]);
+        if rung.mode == rung::XDP {
+            keep.push((program::UNDERLAY_XDP, device.ifindex));
+        }
+        for name in self.datapath.sweep_links(&keep)? {
+            info!(link = name, "link removed: its device or its purpose is gone");
+            outcome.actions += 1;
+        }
+        Ok(())
+    }
+}
+
+/// What a pass did.
+#[derive(Default)]
+struct Outcome {
+    actions: usize,
+    errors: Vec<String>,
+}
+
+fn index_and_name(link: &Link) -> (u32, String) {
+    (link.ifindex, link.name.clone())
+}
+
+/// Now, to the second: it is for people.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

@@ -1,0 +1,114 @@
+//! The loop: wait for a reason to look again, make a pass, tell. Reasons carry no content; a pass reads everything.
+
+use super::pass::Node;
+use crate::cluster::{self, Subscription};
+use crate::config::Config;
+use crate::netlink::{Events, Netlink, sysctl};
+use crate::status::{StateDir, Status};
+use anyhow::{Context as _, Result};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+/// How long events are gathered before a pass: a burst of them is one reason.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Wait after a first failed pass; doubled for each further one, up to the resync interval.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+
+/// Runs the agent of this node until SIGTERM or SIGINT. The data path keeps running afterwards.
+///
+/// # Errors
+/// When the node cannot be taken over: no privileges, no bpffs, another agent. What goes wrong later is reported and tried again.
+pub async fn run(config: &Config) -> Result<()> {
+    let mut state_dir = StateDir::new(config.state_dir.clone());
+    let _lock = state_dir.lock()?;
+    let mut stop = Stop::new()?;
+    let netlink = Netlink::connect()?;
+    if let Err(error) = sysctl::enable_forwarding() {
+        warn!(%error, "packets of pods will not be forwarded to the outside");
+    }
+    // Subscribed before the first look, so that nothing is missed in between.
+    let mut events = Some(netlink.events().await?);
+    let mut node = Node::new(config, netlink.clone()).context("cannot load the data path")?;
+    crate::datapath::forward_logs(node.datapath_mut());
+    let mut source = cluster::start(&config.source, config.resync_interval);
+    let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
+    info!(node = config.node_name, "agent started");
+
+    let mut retry = FIRST_RETRY;
+    let mut due = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.requested() => break,
+            reason = next_reason(&mut source, &mut events) => {
+                debug!(reason, "look again");
+                due = due.min(Instant::now() + SETTLE);
+                continue;
+            }
+            () = sleep_until(due) => {}
+        }
+        if events.is_none() {
+            events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
+        }
+        let complete = match source.topology.borrow_and_update().clone() {
+            Some(topology) => node.pass(&topology, &mut status).await,
+            None => true,
+        };
+        status.source = source.state.borrow_and_update().clone();
+        if let Err(error) = state_dir.write(&status) {
+            warn!(%error, "status not written");
+        }
+        let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
+        retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
+        due = Instant::now() + wait;
+    }
+    info!("agent stopped; the data path keeps running");
+    Ok(())
+}
+
+/// Waits for the next reason to look again.
+async fn next_reason(source: &mut Subscription, events: &mut Option<Events>) -> String {
+    let network = async {
+        match events {
+            Some(events) => events.next().await,
+            None => std::future::pending().await,
+        }
+    };
+    let reason = tokio::select! {
+        changed = source.topology.changed() => changed.map(|()| "the list of nodes changed".to_owned()).ok(),
+        changed = source.state.changed() => changed.map(|()| "the source's state changed".to_owned()).ok(),
+        event = network => match event {
+            Ok(Some(event)) => return event.to_string(),
+            Ok(None) => None,
+            Err(error) => Some(format!("network events were lost: {error}")),
+        },
+    };
+    match reason {
+        Some(reason) => reason,
+        None => {
+            // The subscription broke; a new one is made before the next pass.
+            *events = None;
+            "the subscription to network events ended".to_owned()
+        }
+    }
+}
+
+/// The signals that end the agent.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
