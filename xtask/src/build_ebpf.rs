@@ -89,8 +89,7 @@ pub(crate) fn build(variant: Variant) -> Result<Built> {
         bail!("no toolchain for BPF or no bpf-linker: run cargo xtask setup ebpf");
     };
     let version = toolchain.version()?;
-    let mut cargo = command(&toolchain, &linker, &version.host);
-    cargo.args(["build", "--package", "overlay-ebpf"]);
+    let mut cargo = command(&toolchain, &linker, &version.host, "build");
     if variant != Variant::Debug {
         cargo.arg("--release");
     }
@@ -123,8 +122,8 @@ pub(crate) fn build(variant: Variant) -> Result<Built> {
     Ok(Built { toolchain, linker: format!("{} at {}", toolchain::linker_version(&linker)?, linker.display()), path, object })
 }
 
-/// Cargo with everything that compiling for BPF takes; the caller adds the subcommand.
-pub(crate) fn command(toolchain: &Toolchain, linker: &Path, host: &str) -> Command {
+/// `cargo <subcommand> --package overlay-ebpf` with everything that compiling for BPF takes.
+pub(crate) fn command(toolchain: &Toolchain, linker: &Path, host: &str, subcommand: &str) -> Command {
     let arch = host.split('-').next().unwrap_or(host);
     let linker = linker.display();
     let flags = [
@@ -137,7 +136,8 @@ pub(crate) fn command(toolchain: &Toolchain, linker: &Path, host: &str) -> Comma
         // bpf-linker makes BTF from full debug info.
         "-Cdebuginfo=2".to_owned(),
     ];
-    let mut cargo = toolchain.cargo();
+    let mut cargo = toolchain.cargo(subcommand);
+    cargo.args(["--package", "overlay-ebpf", "--target", TARGET]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cargo.env("CARGO_TARGET_DIR", place::ebpf_build());
     // The dev profile as the verifier needs it: no panicking checks, and optimised enough to keep loops and stack small.
@@ -154,7 +154,6 @@ pub(crate) fn command(toolchain: &Toolchain, linker: &Path, host: &str) -> Comma
         // `-Z build-std` is cargo's own unstable flag, and core itself is compiled: nothing narrower than "1" will do.
         Core::FromSource => cargo.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "build-std=core"]),
     };
-    cargo.env("CARGO_BUILD_TARGET", TARGET);
     cargo
 }
 
