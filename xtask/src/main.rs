@@ -4,12 +4,18 @@
 //! project's crates and starts them as programs.
 
 mod btf;
+mod build;
 mod build_ebpf;
+mod ci;
+mod demo;
+mod kernels;
+mod lint;
 mod object;
 mod place;
 mod refusal;
 mod setup;
 mod step;
+mod test;
 mod toolchain;
 
 use clap::Parser;
@@ -21,12 +27,22 @@ use std::process::ExitCode;
 enum Verb {
     Setup(setup::Args),
     BuildEbpf(build_ebpf::Args),
+    Build(build::Args),
+    Demo(demo::Args),
+    Test(test::Args),
+    Lint(lint::Args),
+    Ci(ci::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Verb::parse() {
         Verb::Setup(args) => setup::run(&args),
         Verb::BuildEbpf(args) => build_ebpf::run(&args),
+        Verb::Build(args) => build::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Lint(args) => lint::run(&args),
+        Verb::Ci(args) => ci::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,7 +30,7 @@ pub(crate) struct Object {
 #[derive(Debug)]
 pub(crate) struct Program {
     /// Its section, which says of which type it is: `xdp.frags`, `classifier`, …
-    section: String,
+    pub(crate) section: String,
     /// Instructions, without those of the functions it calls.
     instructions: u64,
 }
@@ -83,13 +83,13 @@ impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "programs")?;
         for (name, program) in &self.programs {
-            writeln!(f, "  {name:<16} {:<14} {:>6} instructions", program.section, program.instructions)?;
+            writeln!(f, "  {:>6} instructions  {name:<16} {}", program.instructions, program.section)?;
         }
         if !self.functions.is_empty() {
             writeln!(f, "functions")?;
         }
         for (name, instructions) in &self.functions {
-            writeln!(f, "  {:<31} {instructions:>6} instructions", demangled(name))?;
+            writeln!(f, "  {instructions:>6} instructions  {}", demangled(name))?;
         }
         writeln!(f, "maps")?;
         for (name, map) in &self.maps {
@@ -102,10 +102,10 @@ impl fmt::Display for Object {
     }
 }
 
-/// The last part of a mangled Rust path: enough to recognise a function in a short list.
+/// A mangled name as Rust writes it, without the hash and the names of our crates.
 fn demangled(name: &str) -> String {
     let full = format!("{:#}", rustc_demangle::demangle(name));
-    full.rsplit("::").next().unwrap_or(&full).to_owned()
+    full.replace("overlay_ebpf::", "").replace("overlay_common::", "")
 }
 
 /// bpftool's word for a map type (`enum bpf_map_type`, include/uapi/linux/bpf.h); the number where this table ends.

@@ -3,6 +3,7 @@
 //! A refusal is something only the person at the keyboard can change: a missing privilege, a system xtask cannot install on. It is one
 //! sentence that names the command to run.
 
+use crate::place;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -17,6 +18,11 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Refuses to go on without root's rights: `why` is what needs them, `command` what to run.
+pub(crate) fn unless_root(why: &str, command: &str) -> Result<(), Refusal> {
+    if place::is_root() { Ok(()) } else { Err(Refusal(format!("{why}, which only root may: run sudo --preserve-env=PATH {command}"))) }
+}
 
 /// A child whose own words the user has already read; only its exit code is left to pass on.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use crate::refusal::Refusal;
 use crate::toolchain::{self, Toolchain};
 use crate::{place, step};
 use anyhow::{Result, bail};
+use clap::ValueEnum as _;
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
@@ -40,6 +41,12 @@ pub(crate) enum Purpose {
     Deny,
 }
 
+impl Purpose {
+    fn name(self) -> String {
+        self.to_possible_value().expect("no purpose is hidden").get_name().to_owned()
+    }
+}
+
 /// One thing some verb needs.
 struct Need {
     name: &'static str,
@@ -71,11 +78,13 @@ const LAB: [(&str, &str, &[&str]); 10] = [
 ];
 
 /// Programs of `test kernels`.
-const KERNELS: [(&str, &str, &[&str]); 5] = [
+const KERNELS: [(&str, &str, &[&str]); 7] = [
     ("qemu-system-x86_64", "boots the kernels", &["qemu-system-x86"]),
     ("busybox", "user space of the booted kernel", &["busybox-static"]),
     ("cpio", "packs its initramfs", &["cpio"]),
     ("bpftool", "loads the object there", &["bpftool"]),
+    ("ip", "makes the devices to attach to", &["iproute2"]),
+    ("tc", "attaches the TC programs", &["iproute2"]),
     ("xz", "unpacks kernel modules", &["xz-utils"]),
 ];
 
@@ -138,7 +147,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.check {
         let names: Vec<_> = missing.iter().map(|need| need.name).collect();
-        return Err(Refusal(format!("missing: {}; run: cargo xtask setup", names.join(", "))).into());
+        let purposes = purposes.iter().map(|purpose| purpose.name()).collect::<Vec<_>>().join(" ");
+        return Err(Refusal(format!("missing: {}; run cargo xtask setup {purposes}", names.join(", "))).into());
     }
     install(&missing)?;
     verify(purposes)

@@ -1,1 +1,20 @@
+//! The lab: nodes, underlays and pods as network namespaces on one machine, for the demo, the tests and the benchmarks.
+//!
+//! A program enters a [`sandbox`] first; from then on nothing it does can touch the machine or outlive it. In the sandbox it builds a
+//! [`lab::Lab`]: an [`underlay`], [`node`]s that run the real agent, [`foreign`] nodes that run the kernel's vxlan as flannel sets it up,
+//! and a [`nodes`] file that every agent follows. [`probe`] sends traffic and checks it, [`capture`] has it decoded by others.
 
+pub mod agent;
+pub mod bpf;
+pub mod capture;
+pub mod command;
+pub mod demo;
+pub mod foreign;
+pub mod lab;
+pub mod netns;
+pub mod node;
+pub mod nodes;
+pub mod pod;
+pub mod probe;
+pub mod sandbox;
+pub mod underlay;

@@ -1,0 +1,93 @@
+//! The contract, byte for byte: what the kernel programs read is what the agent wrote.
+
+use overlay_common::abi::{DetourKey, Node, Settings, SubnetKey, map, program, reach, receive};
+use overlay_common::counters::{Counters, Flow};
+use overlay_common::reason::{DropReason, Drops};
+use std::collections::BTreeSet;
+use zerocopy::IntoBytes as _;
+
+#[test]
+fn a_node_is_laid_out_as_documented() {
+    let node = Node {
+        vtep_mac: [1; 6],
+        next_hop_mac: [2; 6],
+        local_mac: [3; 6],
+        pad: [0; 2],
+        source: [4; 4],
+        next_hop: [5; 4],
+        ifindex: 6,
+        reach: reach::ENCAP,
+        pod_net: [7; 4],
+        pod_mask: [8; 4],
+    };
+    let expected: Vec<u8> = [
+        vec![1; 6],
+        vec![2; 6],
+        vec![3; 6],
+        vec![0; 2],
+        vec![4; 4],
+        vec![5; 4],
+        vec![6, 0, 0, 0],
+        vec![1, 0, 0, 0],
+        vec![7; 4],
+        vec![8; 4],
+    ]
+    .concat();
+    assert_eq!(node.as_bytes(), expected);
+}
+
+#[test]
+fn settings_are_laid_out_as_documented() {
+    let settings = Settings {
+        abi_version: 1,
+        vni: 2,
+        port: 3,
+        receive_mode: receive::KERNEL,
+        mtu: 5,
+        overlay_ifindex: 6,
+        underlay_ifindex: 7,
+        address: [8; 4],
+        pod_net: [9; 4],
+        pod_mask: [10; 4],
+        gateway: [11; 4],
+        vtep_mac: [12; 6],
+        underlay_mac: [13; 6],
+    };
+    let numbers = [1_u32, 2, 3, 3, 5, 6, 7].map(u32::to_ne_bytes).concat();
+    let expected = [numbers, vec![8; 4], vec![9; 4], vec![10; 4], vec![11; 4], vec![12; 6], vec![13; 6]].concat();
+    assert_eq!(settings.as_bytes(), expected);
+}
+
+#[test]
+fn keys_are_laid_out_as_documented() {
+    assert_eq!(SubnetKey { prefix_len: 24, addr: [10, 244, 1, 0] }.as_bytes(), [24, 0, 0, 0, 10, 244, 1, 0]);
+    assert_eq!(
+        DetourKey { addr: [10, 244, 1, 5], port_be: [0x1f, 0x90], protocol: 6, pad: 0 }.as_bytes(),
+        [10, 244, 1, 5, 0x1f, 0x90, 6, 0]
+    );
+}
+
+#[test]
+fn map_and_program_names_fit_the_kernel() {
+    for name in map::ALL.iter().chain(&program::ALL) {
+        assert!(name.len() <= 15, "{name} would be cut");
+    }
+}
+
+#[test]
+fn drop_reasons_keep_their_numbers_and_have_names_of_their_own() {
+    assert_eq!(DropReason::Short as u32, 0);
+    assert_eq!(DropReason::InnerSourceMismatch as u32, 16);
+    assert_eq!(DropReason::Helper as u32, 32);
+    let names: BTreeSet<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(names.len(), DropReason::ALL.len());
+}
+
+#[test]
+fn every_counter_has_its_slot() {
+    assert_eq!(size_of::<Drops>(), DropReason::ALL.len() * 8);
+    assert_eq!(size_of::<Counters>(), (Flow::ALL.len() * 2 + DropReason::ALL.len()) * 8);
+    let drops = Drops { inner_src_mismatch: 7, ..Drops::default() };
+    assert_eq!(drops.as_bytes()[DropReason::InnerSourceMismatch as usize * 8], 7);
+    assert_eq!(Flow::PodEncap.name(), "pod_encap");
+}

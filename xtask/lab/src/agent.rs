@@ -1,0 +1,227 @@
+//! The agent's process on one node: started, watched until it is ready, stopped, killed, and quoted when something fails.
+
+use crate::command;
+use crate::netns::Ns;
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How VXLAN is received: the agent's `--receive-mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReceiveMode {
+    /// The agent chooses.
+    Auto,
+    /// Native XDP.
+    Xdp,
+    /// TC ingress.
+    Tc,
+    /// The kernel's vxlan device.
+    Kernel,
+}
+
+impl ReceiveMode {
+    /// The rungs of the ladder, which can be forced.
+    pub const RUNGS: [Self; 3] = [Self::Xdp, Self::Tc, Self::Kernel];
+
+    /// The word the agent knows it by.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// `--node-name`.
+    pub node_name: String,
+    /// `--nodes-file`.
+    pub nodes_file: PathBuf,
+    /// `--bpffs`.
+    pub bpffs: PathBuf,
+    /// `--state-dir`.
+    pub state_dir: PathBuf,
+    /// `--receive-mode`.
+    pub receive_mode: ReceiveMode,
+    /// Further flags.
+    pub extra: Vec<String>,
+}
+
+/// A running agent; dropped, it is killed.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Starts the agent in the node's namespace. Its output is appended to `agent.log` in the state directory.
+    ///
+    /// # Errors
+    /// There is no agent binary, see [`binary`].
+    pub fn start(ns: &Ns, config: &AgentConfig) -> anyhow::Result<Self> {
+        let binary = binary()?;
+        let log = config.state_dir.join("agent.log");
+        let output = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+        // A status left by an earlier agent would pass for this one's.
+        let _ = fs::remove_file(config.state_dir.join("status.json"));
+        let mut command = ns.command(&binary);
+        command.args(["run", "--node-name", &config.node_name, "--receive-mode", config.receive_mode.name()]);
+        for (flag, path) in [("--nodes-file", &config.nodes_file), ("--bpffs", &config.bpffs), ("--state-dir", &config.state_dir)] {
+            command.arg(flag).arg(path);
+        }
+        command.args(&config.extra).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = command.spawn().with_context(|| format!("start `{}`", command::line(&command)))?;
+        Ok(Self { child, log })
+    }
+
+    /// Waits until the agent says in its status that one whole pass succeeded.
+    ///
+    /// # Errors
+    /// It ends, or is not ready in time: the message quotes its log.
+    pub fn wait_ready(&mut self, state_dir: &Path, timeout: Duration) -> anyhow::Result<Value> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the agent ended ({status}); its log:\n{}", log_tail(&self.log));
+            }
+            if let Some(status) = read_status(state_dir).filter(is_ready) {
+                return Ok(status);
+            }
+            if start.elapsed() > timeout {
+                let status = read_status(state_dir).map_or_else(|| "none".to_owned(), |status| status.to_string());
+                bail!("the agent is not ready after {timeout:?}; its status: {status}; its log:\n{}", log_tail(&self.log));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks the agent to stop (SIGTERM) and waits for its end.
+    ///
+    /// # Errors
+    /// It does not end within ten seconds, or ends with another code than 0.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        kill(self.pid()?, Signal::SIGTERM).context("signal the agent")?;
+        let status = self.wait_end(Duration::from_secs(10))?;
+        ensure!(status.success(), "the agent stopped with {status}; its log:\n{}", log_tail(&self.log));
+        Ok(())
+    }
+
+    /// Kills the agent (SIGKILL): it gets no chance to clean up.
+    ///
+    /// # Errors
+    /// It is not there any more.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().context("kill the agent")?;
+        self.child.wait().context("wait for the killed agent").map(drop)
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Its process: `nsenter` executes the agent in its own place, so this is the agent itself.
+    fn pid(&self) -> anyhow::Result<Pid> {
+        Ok(Pid::from_raw(i32::try_from(self.child.id())?))
+    }
+
+    fn wait_end(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(start.elapsed() < timeout, "the agent does not end; its log:\n{}", log_tail(&self.log));
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Either fails only when the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The agent's binary: `$OVERLAY_AGENT`, or `overlay-agent` in the build directory this program is in.
+///
+/// # Errors
+/// There is no such file.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("OVERLAY_AGENT") {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "$OVERLAY_AGENT names {}, and there is no such file", path.display());
+        return Ok(path);
+    }
+    sibling("overlay-agent")
+}
+
+/// A binary of this workspace, next to the current executable: `target/debug/NAME` from `target/debug/…` as well as from
+/// `target/debug/deps/…`, where tests are.
+///
+/// # Errors
+/// It has not been built.
+pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let here = std::env::current_exe().context("find the current executable")?;
+    let candidates = here.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    let Some(found) = candidates.clone().find(|path| path.is_file()) else {
+        let tried: Vec<String> = candidates.map(|path| path.display().to_string()).collect();
+        bail!("{name} is not built (looked for {}): run `cargo xtask build`", tried.join(" and "));
+    };
+    Ok(found)
+}
+
+/// The agent's `status.json`; `None` while there is none.
+#[must_use]
+pub fn read_status(state_dir: &Path) -> Option<Value> {
+    let text = fs::read_to_string(state_dir.join("status.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn is_ready(status: &Value) -> bool {
+    status["ready"] == true
+}
+
+/// The last lines of an agent's log.
+#[must_use]
+pub fn log_tail(log: &Path) -> String {
+    const LINES: usize = 25;
+    match fs::read_to_string(log) {
+        Ok(text) => {
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(LINES)..].iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+        }
+        Err(error) => format!("    {}: {error}", log.display()),
+    }
+}
+
+/// What `overlay-agent status --output json` says on a node: works from status file and pins, with or without a running agent.
+///
+/// # Errors
+/// The command fails or prints no JSON.
+pub fn status(ns: &Ns, bpffs: &Path, state_dir: &Path) -> anyhow::Result<Value> {
+    let mut command: Command = ns.command(binary()?);
+    command.args(["status", "--output", "json", "--bpffs"]).arg(bpffs).arg("--state-dir").arg(state_dir);
+    // Degraded (exit code 3) is an answer too.
+    let output = command::output(&mut command)?;
+    serde_json::from_slice(&output.stdout).with_context(|| {
+        format!("`{}` ({}) printed no JSON: {}", command::line(&command), output.status, String::from_utf8_lossy(&output.stderr).trim())
+    })
+}

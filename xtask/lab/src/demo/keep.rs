@@ -1,0 +1,42 @@
+//! `--keep`: the lab stays up until Ctrl-C, and a person is told how to get into it.
+
+use crate::agent;
+use crate::lab::Lab;
+use crate::sandbox::Sandbox;
+use anyhow::Context as _;
+use nix::sys::signal::{SigSet, Signal};
+use std::fmt::Write as _;
+
+/// Prints what to try and waits for SIGINT or SIGTERM.
+pub(super) fn wait(lab: &Lab, sandbox: Sandbox) -> anyhow::Result<()> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    signals.thread_block().context("block signals")?;
+    eprint!("{}", commands(lab, sandbox)?);
+    signals.wait().context("wait for a signal")?;
+    eprintln!("\nTaking everything down.");
+    Ok(())
+}
+
+fn commands(lab: &Lab, sandbox: Sandbox) -> anyhow::Result<String> {
+    let node = lab.nodes.first().context("no node")?;
+    let pods = lab.pods();
+    let from = pods.first().context("no pod")?;
+    let to = pods.iter().find(|to| to.node != from.node).context("no pod on another node")?;
+    let places = format!("--bpffs {} --state-dir {}", node.config.bpffs.display(), node.config.state_dir.display());
+    let lines = [
+        ("a shell inside the lab; the lines below are for it", format!("nsenter -t {} -m -n -p -u -i", sandbox.init)),
+        ("nodes and pods are network namespaces", "ip netns list".to_owned()),
+        ("from pod to pod", format!("ip netns exec {} ping {}", from.name, to.address)),
+        ("packets on the wire", format!("ip netns exec {} tcpdump -n -i eth0 -T vxlan udp port 8472", node.name)),
+        ("what an agent knows", format!("{} status {places}", agent::binary()?.display())),
+        ("what it says", format!("tail -f {}", node.config.state_dir.join("agent.log").display())),
+        ("which node has which pods", format!("bpftool map dump pinned {}/maps/SUBNETS", node.pins().display())),
+        ("how nodes are reached", format!("bpftool map dump pinned {}/maps/NODES", node.pins().display())),
+        ("the list of nodes: take one out and watch the maps", format!("editor {}", lab.nodes_file.path().display())),
+    ];
+    let mut text = "\nThe lab stays up. Ctrl-C takes it down. From another terminal, as root:\n".to_owned();
+    for (what, command) in lines {
+        let _ = writeln!(text, "\n  # {what}\n  {command}");
+    }
+    Ok(text)
+}

@@ -1,0 +1,159 @@
+//! Network namespaces: made with `ip netns`, entered by command or by thread.
+//!
+//! A socket belongs to the namespace of the thread that made it and may be used from any thread afterwards, so probes make their sockets
+//! inside [`Ns::enter`] and nothing else has to run there.
+
+use crate::command;
+use anyhow::Context as _;
+use nix::sched::{CloneFlags, setns};
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+
+/// A named network namespace; dropped, it is deleted.
+#[derive(Debug)]
+pub struct Ns {
+    name: String,
+}
+
+impl Ns {
+    /// Makes a namespace, its loopback up.
+    ///
+    /// # Errors
+    /// The name is taken, or this is not a sandbox.
+    pub fn create(name: impl Into<String>) -> anyhow::Result<Self> {
+        let name = name.into();
+        command::ip(&format!("netns add {name}"))?;
+        // From here on a failure deletes the namespace again.
+        let ns = Self { name };
+        ns.enter(set_loopback_up)??;
+        Ok(ns)
+    }
+
+    /// Its name, as `ip netns` lists it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that stands for it.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    /// A command that will run inside. It goes through `nsenter` and not `ip netns exec`, which would hide the mounts below `/sys`.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command
+    }
+
+    /// Runs a program inside with the words of `arguments`, split at blanks, and returns what it printed.
+    ///
+    /// # Errors
+    /// As [`command::run`].
+    pub fn run(&self, program: &str, arguments: &str) -> anyhow::Result<String> {
+        command::run(self.command(program).args(arguments.split_whitespace()))
+    }
+
+    /// Runs `ip` inside.
+    ///
+    /// # Errors
+    /// As [`command::run`].
+    pub fn ip(&self, arguments: &str) -> anyhow::Result<String> {
+        command::ip(&format!("-n {} {arguments}", self.name))
+    }
+
+    /// Runs a closure on a thread of its own that is in the namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered. What the closure returns, errors included, is passed on.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let file = File::open(self.path()).with_context(|| format!("open network namespace {}", self.name))?;
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter network namespace {}", self.name))?;
+                Ok(work())
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Writes a network sysctl, e.g. `net.ipv4.ip_forward`.
+    ///
+    /// # Errors
+    /// There is no such sysctl in this kernel, or it refuses the value.
+    pub fn set_sysctl(&self, key: &str, value: &str) -> anyhow::Result<()> {
+        // Files below /proc/sys/net show the namespace of the thread that opens them.
+        self.enter(|| {
+            let path = format!("/proc/sys/{}", key.replace('.', "/"));
+            fs::write(&path, value).with_context(|| format!("write {value} to {path} in {}", self.name))
+        })?
+    }
+
+    /// A UDP socket bound inside.
+    ///
+    /// # Errors
+    /// The address is not one of the namespace's, or the port is taken.
+    pub fn udp(&self, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
+        self.enter(|| UdpSocket::bind((address, port)))?.with_context(|| format!("bind UDP {address}:{port} in {}", self.name))
+    }
+
+    /// A TCP listener bound inside.
+    ///
+    /// # Errors
+    /// The address is not one of the namespace's, or the port is taken.
+    pub fn tcp_listener(&self, address: Ipv4Addr, port: u16) -> anyhow::Result<TcpListener> {
+        self.enter(|| TcpListener::bind((address, port)))?.with_context(|| format!("listen on TCP {address}:{port} in {}", self.name))
+    }
+
+    /// A TCP connection from inside.
+    ///
+    /// # Errors
+    /// Nobody answers there within five seconds.
+    pub fn tcp_connect(&self, to: SocketAddrV4) -> anyhow::Result<TcpStream> {
+        let timeout = std::time::Duration::from_secs(5);
+        self.enter(|| TcpStream::connect_timeout(&to.into(), timeout))?.with_context(|| format!("connect to TCP {to} from {}", self.name))
+    }
+
+    /// The MAC of one of its interfaces.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn mac(&self, interface: &str) -> anyhow::Result<String> {
+        let listing = self.ip(&format!("-json link show dev {interface}"))?;
+        let links: serde_json::Value = serde_json::from_str(&listing)?;
+        let mac = links[0]["address"].as_str().with_context(|| format!("{interface} of {} has no MAC: {listing}", self.name))?;
+        Ok(mac.to_owned())
+    }
+
+    /// The MTU of one of its interfaces, in bytes.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn mtu(&self, interface: &str) -> anyhow::Result<u32> {
+        let listing = self.ip(&format!("-json link show dev {interface}"))?;
+        let links: serde_json::Value = serde_json::from_str(&listing)?;
+        let mtu = links[0]["mtu"].as_u64().with_context(|| format!("{interface} of {} has no MTU: {listing}", self.name))?;
+        Ok(u32::try_from(mtu)?)
+    }
+}
+
+impl Drop for Ns {
+    fn drop(&mut self) {
+        // Failing to delete is no reason to panic in a drop: the sandbox's end deletes it as well.
+        let _ = command::ip(&format!("netns delete {}", self.name));
+    }
+}
+
+/// Sets the loopback device of the current network namespace up.
+///
+/// # Errors
+/// Not permitted.
+pub fn set_loopback_up() -> anyhow::Result<()> {
+    command::ip("link set lo up").map(drop)
+}

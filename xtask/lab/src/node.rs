@@ -1,0 +1,226 @@
+//! One of our nodes: a namespace with a NIC on the underlay, a bpffs and a state directory of its own, an agent, and pods.
+
+use crate::agent::{self, Agent, AgentConfig, ReceiveMode};
+use crate::netns::Ns;
+use crate::nodes::NodeEntry;
+use crate::pod::{self, Pod};
+use crate::sandbox;
+use crate::underlay::{Place, Underlay};
+use anyhow::{Context as _, ensure};
+use ipnet::Ipv4Net;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::Value;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long an agent may take until it is ready: on two cores with every other agent starting too.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The pod network of the `number`th node, counted from 1.
+#[must_use]
+pub fn pod_cidr(number: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 244, number, 0), 24)
+}
+
+/// The address of the `index`th pod, counted from 1, of a node: past the gateway and what other plugins hand out first.
+///
+/// # Errors
+/// A /24 has no room for more than 240.
+pub fn pod_address(pod_cidr: Ipv4Net, index: usize) -> anyhow::Result<Ipv4Addr> {
+    ensure!(index <= 240, "a /24 has no room for pod {index}");
+    let [a, b, c, _] = pod_cidr.network().octets();
+    Ok(Ipv4Addr::new(a, b, c, 10 + u8::try_from(index)?))
+}
+
+/// Sysctls every Kubernetes node has: kubeadm asks for forwarding, systemd sets loose reverse-path checks.
+pub(crate) fn set_node_sysctls(ns: &Ns) -> anyhow::Result<()> {
+    ns.set_sysctl("net.ipv4.ip_forward", "1")?;
+    ns.set_sysctl("net.ipv4.conf.default.rp_filter", "2")?;
+    ns.set_sysctl("net.ipv4.conf.all.rp_filter", "2")
+}
+
+/// One of our nodes. Dropped, agent, pods, pins, namespace and directories go.
+#[derive(Debug)]
+pub struct Node {
+    // Fields are dropped in this order: the agent before the bpffs it writes to, that before the namespace.
+    agent: Option<Agent>,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+    mounts: NodeDirectory,
+    /// Its network.
+    pub ns: Ns,
+    /// Its name, in the nodes file too.
+    pub name: String,
+    /// Its address on the underlay.
+    pub address: Ipv4Addr,
+    /// Where its pods get their addresses from.
+    pub pod_cidr: Ipv4Net,
+    /// What its agent is started with.
+    pub config: AgentConfig,
+}
+
+impl Node {
+    /// Makes a node and plugs it in. No agent runs yet.
+    ///
+    /// # Errors
+    /// A tool or a mount fails.
+    pub fn create(underlay: &Underlay, place: Place, number: u8, nodes_file: &Path, receive_mode: ReceiveMode) -> anyhow::Result<Self> {
+        let name = format!("node-{number}");
+        let ns = Ns::create(&name)?;
+        set_node_sysctls(&ns)?;
+        underlay.plug(&ns, place)?;
+        let pod_cidr = pod_cidr(number);
+        underlay.route_pods(pod_cidr, place.address)?;
+        let mounts = NodeDirectory::create(&name)?;
+        let config = AgentConfig {
+            node_name: name.clone(),
+            nodes_file: nodes_file.to_owned(),
+            bpffs: mounts.bpffs(),
+            state_dir: mounts.state(),
+            receive_mode,
+            extra: Vec::new(),
+        };
+        Ok(Self { agent: None, pods: Vec::new(), mounts, ns, name, address: place.address, pod_cidr, config })
+    }
+
+    /// What the cluster's list says of it.
+    #[must_use]
+    pub fn entry(&self) -> NodeEntry {
+        NodeEntry::new(&self.name, self.address, &self.pod_cidr)
+    }
+
+    /// The address the host has inside the overlay: the first host address of its pod network.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.pod_cidr.network().to_bits() + 1)
+    }
+
+    /// The MAC of its tunnel end, as the agent derives it from the address.
+    #[must_use]
+    pub fn vtep_mac(&self) -> String {
+        let [a, b, c, d] = self.address.octets();
+        format!("0e:4f:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    }
+
+    /// The directory its maps, programs and links are pinned in.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.config.bpffs.join("overlay").join(format!("v{}", overlay_common::abi::ABI_VERSION))
+    }
+
+    /// Starts the agent and does not wait.
+    ///
+    /// # Errors
+    /// One runs already, or its binary is missing.
+    pub fn spawn_agent(&mut self) -> anyhow::Result<()> {
+        ensure!(self.agent.is_none(), "{} has an agent already", self.name);
+        self.agent = Some(Agent::start(&self.ns, &self.config)?);
+        Ok(())
+    }
+
+    /// Waits until the agent is ready.
+    ///
+    /// # Errors
+    /// It ends, or takes too long: the message quotes its log.
+    pub fn wait_ready(&mut self) -> anyhow::Result<Value> {
+        let agent = self.agent.as_mut().with_context(|| format!("{} has no agent", self.name))?;
+        agent.wait_ready(&self.config.state_dir, READY_TIMEOUT).with_context(|| self.name.clone())
+    }
+
+    /// Starts the agent and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::spawn_agent`] and [`Self::wait_ready`].
+    pub fn start_agent(&mut self) -> anyhow::Result<Value> {
+        self.spawn_agent()?;
+        self.wait_ready()
+    }
+
+    /// Stops the agent politely.
+    ///
+    /// # Errors
+    /// None runs, or it does not end well.
+    pub fn stop_agent(&mut self) -> anyhow::Result<()> {
+        self.agent.take().with_context(|| format!("{} has no agent", self.name))?.stop()
+    }
+
+    /// Kills the agent.
+    ///
+    /// # Errors
+    /// None runs.
+    pub fn kill_agent(&mut self) -> anyhow::Result<()> {
+        self.agent.take().with_context(|| format!("{} has no agent", self.name))?.kill()
+    }
+
+    /// Adds the next pod.
+    ///
+    /// # Errors
+    /// The wiring fails.
+    pub fn add_pod(&mut self) -> anyhow::Result<&Pod> {
+        let index = self.pods.len() + 1;
+        let name = format!("{}-pod-{index}", self.name);
+        let address = pod_address(self.pod_cidr, index)?;
+        let ns = Ns::create(&name)?;
+        let host_interface = pod::wire(&self.ns, &self.config.bpffs, &name, &ns, address)
+            .with_context(|| format!("wire pod {name}; the agent's log:\n{}", self.log_tail()))?;
+        self.pods.push(Pod { name, ns, address, host_interface });
+        Ok(&self.pods[index - 1])
+    }
+
+    /// Removes the last pod.
+    ///
+    /// # Errors
+    /// There is none, or the unwiring fails.
+    pub fn remove_pod(&mut self) -> anyhow::Result<()> {
+        let pod = self.pods.pop().with_context(|| format!("{} has no pod", self.name))?;
+        pod::unwire(&self.ns, &self.config.bpffs, &pod.host_interface)
+    }
+
+    /// What `overlay-agent status --output json` says here.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        agent::status(&self.ns, &self.config.bpffs, &self.config.state_dir)
+    }
+
+    /// The last lines of its agent's log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        agent::log_tail(&self.mounts.state().join("agent.log"))
+    }
+}
+
+/// `/run/overlay/<node>`: `bpf`, a bpffs, and `state`.
+#[derive(Debug)]
+struct NodeDirectory(PathBuf);
+
+impl NodeDirectory {
+    fn create(node: &str) -> anyhow::Result<Self> {
+        let directory = Self(Path::new(sandbox::ROOT).join(node));
+        for path in [directory.bpffs(), directory.state()] {
+            fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        }
+        let (flags, bpffs) = (MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, directory.bpffs());
+        mount(Some("bpf"), &bpffs, Some("bpf"), flags, Some("mode=0700")).with_context(|| format!("mount bpffs on {}", bpffs.display()))?;
+        Ok(directory)
+    }
+
+    fn bpffs(&self) -> PathBuf {
+        self.0.join("bpf")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+}
+
+impl Drop for NodeDirectory {
+    fn drop(&mut self) {
+        // The last unmount of a bpffs removes its pins, and with them links and programs. What fails here ends with the sandbox.
+        let _ = umount2(&self.bpffs(), MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,27 @@
+//! What the overlay must do, each as a sentence, on real links with the real agent.
+//!
+//! `cargo test -p overlay-lab --test lab` as root; a filter such as `-- routed` picks. Cases of a group share one lab, which is built when
+//! the first of them runs. What is measured and not only checked is printed at the end.
+
+mod check;
+mod foreign_pair;
+mod harness;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut args = Arguments::from_args();
+    // Names of namespaces are fixed: one lab at a time.
+    args.test_threads = Some(1);
+    if !args.list
+        && let Err(error) = overlay_lab::sandbox::enter()
+    {
+        eprintln!("{error:#}");
+        std::process::exit(1);
+    }
+    let groups = [foreign_pair::groups()].into_iter().flatten();
+    let trials: Vec<Trial> = groups.flat_map(harness::Group::into_trials).collect();
+    let conclusion = libtest_mimic::run(&args, trials);
+    harness::print_notes();
+    conclusion.exit();
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask build`: the eBPF object, then everything that runs on the host, with the object embedded in the agent.
+
+use crate::build_ebpf::{self, Variant};
+use crate::setup::{self, Purpose};
+use crate::step;
+use anyhow::Result;
+
+/// Build everything: the eBPF object and, with it embedded, the agent, the CNI plugin and the lab.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Optimised, as it is deployed; takes several times as long to compile.
+    #[arg(long)]
+    release: bool,
+}
+
+/// Runs the verb.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::ensure(&[Purpose::Ebpf])?;
+    print!("{}", build_ebpf::build(Variant::Release)?);
+    host(args.release)
+}
+
+/// Compiles the host's crates. The agent's build script finds the object in `target/ebpf`.
+pub(crate) fn host(release: bool) -> Result<()> {
+    let mut cargo = step::cargo();
+    cargo.args(["build", "--workspace", "--exclude", "overlay-ebpf"]);
+    if release {
+        cargo.arg("--release");
+    }
+    step::loud(&mut cargo)
+}
