@@ -23,6 +23,8 @@ mod packet;
 mod pod;
 #[path = "prog/stories.rs"]
 mod stories;
+#[path = "prog/table.rs"]
+mod table;
 #[path = "prog/underlay_inner.rs"]
 mod underlay_inner;
 #[path = "prog/underlay_inner_addresses.rs"]
@@ -72,6 +74,7 @@ fn main() -> Result<()> {
     trials.extend(stories::trials(&kernel));
     trials.push(mutations::trial(&kernel, &underlay));
     trials.extend(wire::trials(&kernel, wire, &underlay, &pod));
+    trials.extend(table::trials(&[&underlay, &pod, &host]));
     trials.extend(oracle::trials(oracle, &underlay));
     libtest_mimic::run(&arguments, trials).exit()
 }
