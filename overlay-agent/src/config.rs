@@ -54,7 +54,7 @@ pub struct Config {
 /// Where the list of nodes comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A NodeList in a file.
+    /// A `NodeList` in a file.
     File(PathBuf),
     /// The Kubernetes API.
     Kubernetes {

@@ -18,8 +18,11 @@ use std::process::Command;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// With aya-log lines: the agent loads such an object, bpftool refuses it.
-    #[arg(long, conflicts_with_all = ["debug", "release"])]
+    #[arg(long, conflicts_with_all = ["debug", "release", "experiment"])]
     log: bool,
+    /// The two programs behind ADR 0001 instead of the released object: docs/adr/0001-measure.sh runs them.
+    #[arg(long, conflicts_with_all = ["debug", "release"])]
+    experiment: bool,
     /// Cargo's dev profile, optimised only as far as the verifier needs: for looking at single functions.
     #[arg(long)]
     debug: bool,
@@ -37,6 +40,8 @@ pub(crate) enum Variant {
     Debug,
     /// Release with aya-log lines.
     Log,
+    /// The programs of ADR 0001.
+    Experiment,
 }
 
 impl Variant {
@@ -46,6 +51,7 @@ impl Variant {
             Self::Release => "overlay-ebpf",
             Self::Debug => "overlay-ebpf-debug",
             Self::Log => "overlay-ebpf-log",
+            Self::Experiment => "view_cost",
         })
     }
 
@@ -57,9 +63,10 @@ impl Variant {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let variant = match (args.log, args.debug) {
-        (true, _) => Variant::Log,
-        (_, true) => Variant::Debug,
+    let variant = match args {
+        Args { log: true, .. } => Variant::Log,
+        Args { debug: true, .. } => Variant::Debug,
+        Args { experiment: true, .. } => Variant::Experiment,
         _ => Variant::Release,
     };
     setup::ensure(&[Purpose::Ebpf])?;
@@ -89,12 +96,17 @@ pub(crate) fn build(variant: Variant) -> Result<Built> {
     if variant == Variant::Log {
         cargo.args(["--features", "log"]);
     }
+    let bin = if variant == Variant::Experiment { "view_cost" } else { "overlay-ebpf" };
+    cargo.args(["--bin", bin]);
+    if variant == Variant::Experiment {
+        cargo.args(["--features", "experiment"]);
+    }
     step::loud(&mut cargo).with_context(|| {
         let (linker, llvm) = (linker.display(), &version.llvm);
         format!("overlay-ebpf did not compile; if it was the linker: {linker} must be built with LLVM {llvm} or later")
     })?;
 
-    let built = place::ebpf_build().join(TARGET).join(variant.profile()).join("overlay-ebpf");
+    let built = place::ebpf_build().join(TARGET).join(variant.profile()).join(bin);
     let bytes = fs::read(&built).with_context(|| format!("cargo left no object at {}", built.display()))?;
     let object = Object::parse(&bytes).with_context(|| format!("{} is not what an eBPF object looks like", built.display()))?;
     if object.has_legacy_maps && variant != Variant::Log {

@@ -1,7 +1,7 @@
-//! The file source: a NodeList in a file, followed as it changes.
+//! The file source: a `NodeList` in a file, followed as it changes.
 //!
 //! Reads the file and watches directories with inotify; writes nothing. Every way a file changes in practice is seen: written in place,
-//! replaced by rename, deleted and made again, and the symlink swap (`..data`) a ConfigMap mount does. What cannot be a whole list (half
+//! replaced by rename, deleted and made again, and the symlink swap (`..data`) a `ConfigMap` mount does. What cannot be a whole list (half
 //! written, empty, gone) changes nothing: the last good snapshot stays and the problem is reported.
 //!
 //! A file is read when its writer has closed it (`IN_CLOSE_WRITE`), never while it is being written (`IN_MODIFY` is not listened to). Where
@@ -51,9 +51,16 @@ struct Follower {
     path: PathBuf,
     publisher: Publisher,
     /// The file as it was at the last look.
-    seen: Option<Identity>,
-    /// The file as it was when it was last read.
-    read: Option<Option<Identity>>,
+    seen: Option<Found>,
+    /// The file as it was when it was last read; `None`: it has to be read whatever it is.
+    read: Option<Found>,
+}
+
+/// What is found at the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    File(Identity),
 }
 
 /// What differs between two states of a file, without reading it.
@@ -101,9 +108,8 @@ impl Follower {
     }
 
     async fn look(&mut self, wake: Wake) -> Look {
-        let now = Identity::of(&self.path);
-        let held_still = self.seen == now;
-        self.seen.clone_from(&now);
+        let now = Found::at(&self.path);
+        let held_still = self.seen.replace(now.clone()).as_ref() == Some(&now);
         // After an event about the file its identity is not asked: a file written twice within one tick of its file system's clock has the
         // same before and after.
         let changed = wake == Wake::File || self.read.as_ref() != Some(&now);
@@ -159,10 +165,10 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-impl Identity {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
+impl Found {
+    fn at(path: &Path) -> Self {
+        let Ok(metadata) = std::fs::metadata(path) else { return Self::Nothing };
+        Self::File(Identity {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),

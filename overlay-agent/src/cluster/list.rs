@@ -33,7 +33,7 @@ pub enum ListError {
     NoNodes,
 }
 
-/// Reads a List or NodeList, YAML or JSON.
+/// Reads a List or `NodeList`, YAML or JSON.
 pub fn parse(text: &str) -> Result<Vec<Candidate>, ListError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let start = text.trim_start();

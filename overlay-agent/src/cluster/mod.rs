@@ -50,7 +50,7 @@ impl Drop for Subscription {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SourceKind {
-    /// A NodeList in a file.
+    /// A `NodeList` in a file.
     File,
     /// The Kubernetes API.
     Kubernetes,

@@ -128,7 +128,11 @@ fn pod_cidr(node: &Node) -> Result<Ipv4Net, String> {
             Some(text) => format!("its only podCIDR {} is IPv6; an IPv4 one is needed", quoted(text)),
         });
     };
-    let net: Ipv4Net = text.parse().map_err(|_| format!("its podCIDR {} is not a network like 10.244.1.0/24", quoted(text)))?;
+    let net = text.parse::<Ipv4Net>().ok();
+    // 010.244.1.0 is 8.244.1.0 to some: only what reads the same everywhere is taken.
+    let Some(net) = net.filter(|net| net.to_string() == **text) else {
+        return Err(format!("its podCIDR {} is not a network like 10.244.1.0/24", quoted(text)));
+    };
     if net.addr() != net.network() {
         return Err(format!("its podCIDR {net} has host bits set; the network is {}", net.trunc()));
     }
@@ -143,7 +147,7 @@ fn pod_cidr(node: &Node) -> Result<Ipv4Net, String> {
 
 /// Networks no node and no pod can have an address in, and what they are (RFC 6890).
 const NEVER_ROUTED: [(Ipv4Net, &str); 5] = [
-    (Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8), "\"this host\""),
+    (Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8), "\"this host\""),
     (Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8), "loopback"),
     (Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16), "link-local"),
     (Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), "multicast"),

@@ -89,7 +89,7 @@ fn section(text: &mut String, title: &str, table: &Table) {
     text.push_str(title);
     text.push('\n');
     for line in table.lines() {
-        text.push_str(" ");
+        text.push(' ');
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -187,8 +187,9 @@ fn peers(peers: &[Peer], style: Style) -> Table {
 fn flow_table(counters: &Counters, style: Style) -> Table {
     let mut table = table(style);
     table.set_header(header(&["flow", "packets", "bytes"]));
+    align_numbers(&mut table);
     for (flow, packets, bytes) in flows(counters) {
-        table.add_row([Cell::new(flow.name()), right(packets.to_string()), right(with_unit(bytes))]);
+        table.add_row([Cell::new(flow.name()), Cell::new(packets), Cell::new(with_unit(bytes))]);
     }
     table
 }
@@ -197,8 +198,9 @@ fn flow_table(counters: &Counters, style: Style) -> Table {
 fn drop_table(counters: &Counters, style: Style) -> Option<Table> {
     let mut table = table(style);
     table.set_header(header(&["reason", "packets"]));
+    align_numbers(&mut table);
     for (reason, packets) in drops(counters).filter(|(_, packets)| *packets > 0) {
-        table.add_row([Cell::new(reason.name()), right(packets.to_string())]);
+        table.add_row([Cell::new(reason.name()), Cell::new(packets)]);
     }
     (!table.is_empty()).then_some(table)
 }
@@ -219,8 +221,11 @@ fn header(names: &[&str]) -> Vec<Cell> {
     names.iter().map(|name| Cell::new(name.to_uppercase()).add_attribute(Attribute::Bold)).collect()
 }
 
-fn right(text: String) -> Cell {
-    Cell::new_owned(text).set_alignment(CellAlignment::Right)
+/// Every column but the first to the right.
+fn align_numbers(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
 }
 
 fn or_dash(value: Option<impl ToString>) -> String {
