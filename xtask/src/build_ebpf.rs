@@ -16,10 +16,14 @@ use std::process::Command;
 ///
 /// The object goes to target/ebpf: overlay-ebpf, overlay-ebpf-debug or overlay-ebpf-log.
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
     /// With aya-log lines: the agent loads such an object, bpftool refuses it.
-    #[arg(long, conflicts_with_all = ["debug", "release"])]
+    #[arg(long, conflicts_with_all = ["debug", "release", "experiment"])]
     log: bool,
+    /// The two programs behind ADR 0001 instead of the released object: docs/adr/0001-measure.sh runs them.
+    #[arg(long, conflicts_with_all = ["debug", "release"])]
+    experiment: bool,
     /// Cargo's dev profile, optimised only as far as the verifier needs: for looking at single functions.
     #[arg(long)]
     debug: bool,
@@ -37,6 +41,8 @@ pub(crate) enum Variant {
     Debug,
     /// Release with aya-log lines.
     Log,
+    /// The programs of ADR 0001.
+    Experiment,
 }
 
 impl Variant {
@@ -46,6 +52,7 @@ impl Variant {
             Self::Release => "overlay-ebpf",
             Self::Debug => "overlay-ebpf-debug",
             Self::Log => "overlay-ebpf-log",
+            Self::Experiment => "view_cost",
         })
     }
 
@@ -57,9 +64,10 @@ impl Variant {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let variant = match (args.log, args.debug) {
-        (true, _) => Variant::Log,
-        (_, true) => Variant::Debug,
+    let variant = match args {
+        Args { log: true, .. } => Variant::Log,
+        Args { debug: true, .. } => Variant::Debug,
+        Args { experiment: true, .. } => Variant::Experiment,
         _ => Variant::Release,
     };
     setup::ensure(&[Purpose::Ebpf])?;
@@ -82,20 +90,24 @@ pub(crate) fn build(variant: Variant) -> Result<Built> {
         bail!("no toolchain for BPF or no bpf-linker: run cargo xtask setup ebpf");
     };
     let version = toolchain.version()?;
-    let mut cargo = command(&toolchain, &linker, &version.host);
-    cargo.args(["build", "--package", "overlay-ebpf"]);
+    let mut cargo = command(&toolchain, &linker, &version.host, "build");
     if variant != Variant::Debug {
         cargo.arg("--release");
     }
     if variant == Variant::Log {
         cargo.args(["--features", "log"]);
     }
+    let bin = if variant == Variant::Experiment { "view_cost" } else { "overlay-ebpf" };
+    cargo.args(["--bin", bin]);
+    if variant == Variant::Experiment {
+        cargo.args(["--features", "experiment"]);
+    }
     step::loud(&mut cargo).with_context(|| {
         let (linker, llvm) = (linker.display(), &version.llvm);
         format!("overlay-ebpf did not compile; if it was the linker: {linker} must be built with LLVM {llvm} or later")
     })?;
 
-    let built = place::ebpf_build().join(TARGET).join(variant.profile()).join("overlay-ebpf");
+    let built = place::ebpf_build().join(TARGET).join(variant.profile()).join(bin);
     let bytes = fs::read(&built).with_context(|| format!("cargo left no object at {}", built.display()))?;
     let object = Object::parse(&bytes).with_context(|| format!("{} is not what an eBPF object looks like", built.display()))?;
     if object.has_legacy_maps && variant != Variant::Log {
@@ -111,8 +123,8 @@ pub(crate) fn build(variant: Variant) -> Result<Built> {
     Ok(Built { toolchain, linker: format!("{} at {}", toolchain::linker_version(&linker)?, linker.display()), path, object })
 }
 
-/// Cargo with everything that compiling for BPF takes; the caller adds the subcommand.
-pub(crate) fn command(toolchain: &Toolchain, linker: &Path, host: &str) -> Command {
+/// `cargo <subcommand> --package overlay-ebpf` with everything that compiling for BPF takes.
+pub(crate) fn command(toolchain: &Toolchain, linker: &Path, host: &str, subcommand: &str) -> Command {
     let arch = host.split('-').next().unwrap_or(host);
     let linker = linker.display();
     let flags = [
@@ -125,7 +137,8 @@ pub(crate) fn command(toolchain: &Toolchain, linker: &Path, host: &str) -> Comma
         // bpf-linker makes BTF from full debug info.
         "-Cdebuginfo=2".to_owned(),
     ];
-    let mut cargo = toolchain.cargo();
+    let mut cargo = toolchain.cargo(subcommand);
+    cargo.args(["--package", "overlay-ebpf", "--target", TARGET]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cargo.env("CARGO_TARGET_DIR", place::ebpf_build());
     // The dev profile as the verifier needs it: no panicking checks, and optimised enough to keep loops and stack small.
@@ -142,7 +155,6 @@ pub(crate) fn command(toolchain: &Toolchain, linker: &Path, host: &str) -> Comma
         // `-Z build-std` is cargo's own unstable flag, and core itself is compiled: nothing narrower than "1" will do.
         Core::FromSource => cargo.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "build-std=core"]),
     };
-    cargo.env("CARGO_BUILD_TARGET", TARGET);
     cargo
 }
 

@@ -62,15 +62,18 @@ impl Toolchain {
         self.sysroot.join("bin/rustc")
     }
 
-    /// Cargo, set to use this toolchain and nothing of the one that runs xtask.
-    pub(crate) fn cargo(&self) -> Command {
-        let mut cargo = Command::new(self.sysroot.join("bin/cargo"));
-        cargo.current_dir(place::workspace()).env("RUSTC", self.rustc());
+    /// `cargo <subcommand>` of this toolchain and with nothing of the one that runs xtask.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        let cargo = self.sysroot.join("bin/cargo");
+        // `cargo clippy` would look for cargo-clippy on PATH first and find rustup's; called directly it takes the driver beside itself.
+        let own = self.sysroot.join("bin").join(format!("cargo-{subcommand}"));
+        let mut command = Command::new(if place::is_executable(&own) { &own } else { &cargo });
+        command.arg(subcommand).current_dir(place::workspace()).env("CARGO", &cargo).env("RUSTC", self.rustc());
         // Set by rustup and by `cargo run` for the toolchain that compiled xtask; a foreign library path would reach bpf-linker's LLVM.
-        for name in ["RUSTUP_TOOLCHAIN", "CARGO", "LD_LIBRARY_PATH", "RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER"] {
-            cargo.env_remove(name);
+        for name in ["RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH", "RUSTFLAGS", "RUSTC_WRAPPER"] {
+            command.env_remove(name);
         }
-        cargo
+        command
     }
 
     /// What `rustc --verbose --version` says: release and LLVM version.

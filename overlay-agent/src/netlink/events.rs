@@ -22,6 +22,9 @@ use tokio::task::JoinHandle;
 /// Receive buffer asked for; the kernel grants up to `net.core.rmem_max`. Overrun costs a resync, not correctness.
 const RECEIVE_BUFFER: i32 = 4 << 20;
 
+/// The table of this host's own and of broadcast addresses, which the kernel keeps (linux/rtnetlink.h).
+const RT_TABLE_LOCAL: u8 = 255;
+
 /// Something changed; the text says what, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -129,7 +132,7 @@ impl Known {
     /// Takes note of a notification; `Some` if it changes anything.
     fn note(&mut self, message: &Message) -> Option<Event> {
         match message {
-            Message::NewLink(link) => self.note_link(Link::decode(link)?),
+            Message::NewLink(link) => self.note_link(&Link::decode(link)?),
             Message::DelLink(link) => {
                 let link = Link::decode(link)?;
                 self.links.remove(&link.ifindex)?;
@@ -156,21 +159,30 @@ impl Known {
                 let known = self.addresses.remove(&address);
                 known.then(|| Event::Address(format!("address {ip}/{prefix} is gone from {}", self.name(address.ifindex))))
             }
-            Message::NewRoute(route) => note_route(route, "appeared"),
-            Message::DelRoute(route) => note_route(route, "is gone"),
+            Message::NewRoute(route) => self.note_route(route, "appeared"),
+            Message::DelRoute(route) => self.note_route(route, "is gone"),
             Message::NewRule(_) | Message::DelRule(_) => Some(Event::Route("the policy rules changed".to_owned())),
             _ => None,
         }
     }
 
-    fn note_link(&mut self, link: Link) -> Option<Event> {
-        let name = link.name.clone();
-        let old = self.links.insert(link.ifindex, link.clone());
-        match old {
+    fn note_link(&mut self, link: &Link) -> Option<Event> {
+        let name = &link.name;
+        match self.links.insert(link.ifindex, link.clone()) {
             None => Some(Event::Link(format!("device {name} appeared"))),
-            Some(old) if old == link => None,
-            Some(old) => Some(Event::Link(format!("device {name} changed: {}", difference(&old, &link)))),
+            Some(old) if old == *link => None,
+            Some(old) => Some(Event::Link(format!("device {name} changed: {}", difference(&old, link)))),
         }
+    }
+
+    /// Routes are not remembered: there may be very many, and they do not change without a reason. Left out are those of the table
+    /// "local", which only follow the addresses, and the pods' own, which are the CNI plugin's and no way to a node.
+    fn note_route(&self, route: &RouteMessage, happened: &str) -> Option<Event> {
+        let header = &route.header;
+        let relevant = header.address_family == AddressFamily::Inet
+            && header.table != RT_TABLE_LOCAL
+            && header.protocol != RouteProtocol::Other(POD_ROUTE_PROTOCOL);
+        relevant.then(|| Event::Route(format!("route {} {happened}", route::describe(route, |ifindex| self.name(ifindex)))))
     }
 
     fn note_neighbour(&mut self, ifindex: u32, address: Ipv4Addr, mac: Option<Mac>) -> Option<Event> {
@@ -214,14 +226,4 @@ fn difference(old: &Link, new: &Link) -> String {
         }
     }
     if words.is_empty() { "settings".to_owned() } else { words.join(", ") }
-}
-
-/// Routes are not remembered: there may be very many, and they do not change without a reason. The pods' routes are the CNI plugin's,
-/// and no way to a node leads over them.
-fn note_route(route: &RouteMessage, happened: &str) -> Option<Event> {
-    let other_family = route.header.address_family != AddressFamily::Inet;
-    if other_family || route.header.protocol == RouteProtocol::Other(POD_ROUTE_PROTOCOL) {
-        return None;
-    }
-    Some(Event::Route(format!("route {} {happened}", route::describe(route))))
 }

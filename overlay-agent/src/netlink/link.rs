@@ -12,6 +12,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// A network device.
+#[expect(clippy::struct_excessive_bools, reason = "the kernel's flags of a device are independent of each other")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Its index, unique in its namespace.

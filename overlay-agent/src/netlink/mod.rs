@@ -4,7 +4,7 @@
 //! sysctls in [`sysctl`]. It keeps no state and takes no decision: what should exist is said by `desired`, and this module never removes
 //! an object that is not recognisably ours (by protocol number, by name and type).
 //!
-//! Messages are built with rtnetlink's builders where it has them, but sent by [`Netlink::exchange`]: rtnetlink's own `execute` takes a
+//! Messages are built with rtnetlink's builders where it has them, but sent by `Netlink::exchange`: rtnetlink's own `execute` takes a
 //! connection that broke before the answer for success, and drops the kernel's explanation of an error.
 
 mod error;

@@ -1,7 +1,8 @@
 //! The IPv4 neighbour table: who is at which MAC, and the next hops the kernel is asked to keep resolved.
 //!
 //! An entry with `NTF_EXT_MANAGED` (since Linux 5.16) is probed by the kernel for ever, so its MAC stays known and current without
-//! traffic. Ours carry [`ROUTE_PROTOCOL`] in `NDA_PROTOCOL` (readable with `ip neigh` as `proto 79`); only those are ever removed.
+//! traffic. It is also marked as learned from outside (`NTF_EXT_LEARNED`), which takes it out of garbage collection and of its limit of
+//! 1,024 entries (`gc_thresh3`): a flat network with more nodes than that would otherwise lose some of them. Ours carry [`ROUTE_PROTOCOL`] in `NDA_PROTOCOL` (readable with `ip neigh` as `proto 79`); only those are ever removed.
 
 use super::error::Naming;
 use super::{Error, Failure, Message, Netlink};
@@ -10,7 +11,7 @@ use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState as Nud,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
 };
 use rtnetlink::packet_route::route::RouteProtocol;
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,6 +105,7 @@ impl Netlink {
         // State NUD_NONE together with the managed flag tells the kernel to leave the entry's state alone (neigh_update in
         // net/core/neighbour.c); then it probes whatever is not yet known.
         let mut message = message_for(neighbour);
+        message.header.flags = NeighbourFlags::ExtLearned;
         message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
         message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
         self.exchange(Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)

@@ -1,6 +1,7 @@
 //! The overlay device: a vxlan device in external mode, so that programs choose destination and VNI per packet.
 //!
-//! See `docs` of the data path for the three things it is. Here it is only made, read, adjusted and removed.
+//! It is the device host processes reach pods through, the UDP socket that lets the kernel merge VXLAN packets (GRO), and the last way to
+//! receive when programs on the NIC cannot. Here it is only made, read, adjusted and removed.
 
 use super::error::Naming;
 use super::link::{Link, Vxlan};

@@ -13,7 +13,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 impl Netlink {
@@ -30,9 +30,11 @@ impl Netlink {
     pub async fn remove_stray_routes(&self) -> Result<Vec<String>, Error> {
         let device = self.link_by_name(OVERLAY_DEVICE).await?.map(|link| link.ifindex);
         let mut removed = Vec::new();
-        for message in self.own_routes().await? {
-            if decode(&message, device).is_none() {
-                let description = describe(&message);
+        let strays: Vec<_> = self.own_routes().await?.into_iter().filter(|message| decode(message, device).is_none()).collect();
+        if !strays.is_empty() {
+            let names = self.device_names().await?;
+            for message in strays {
+                let description = describe(&message, |ifindex| name_of(ifindex, &names));
                 self.delete_route(message).await.naming(|| format!("remove stray route {description}"))?;
                 removed.push(description);
             }
@@ -108,7 +110,13 @@ impl Netlink {
         let in_the_way = |message: &&RouteMessage| {
             destination_in(message) == Some(destination) && metric(message) == 0 && message.header.protocol != protocol()
         };
-        Ok(routes.iter().find(in_the_way).map(describe))
+        let Some(route) = routes.iter().find(in_the_way) else { return Ok(None) };
+        let names = self.device_names().await?;
+        Ok(Some(describe(route, |ifindex| name_of(ifindex, &names))))
+    }
+
+    async fn device_names(&self) -> Result<HashMap<u32, String>, Error> {
+        Ok(self.links().await?.into_iter().map(|link| (link.ifindex, link.name)).collect())
     }
 
     async fn dump_routes(&self, request: RouteMessage) -> Result<Vec<RouteMessage>, Failure> {
@@ -181,24 +189,30 @@ fn metric(message: &RouteMessage) -> u32 {
     message.attributes.iter().find_map(metric).unwrap_or(0)
 }
 
-/// A route in words, close to what `ip route` prints.
-pub(super) fn describe(message: &RouteMessage) -> String {
-    let mut words = match destination_in(message) {
+fn name_of(ifindex: u32, names: &HashMap<u32, String>) -> String {
+    names.get(&ifindex).cloned().unwrap_or_else(|| format!("with index {ifindex}"))
+}
+
+/// A route in words, close to what `ip route` prints. `name` gives the name of a device.
+pub(super) fn describe(message: &RouteMessage, name: impl Fn(u32) -> String) -> String {
+    let mut words = Vec::new();
+    if message.header.kind != RouteType::Unicast {
+        words.push(format!("{:?}", message.header.kind).to_lowercase());
+    }
+    words.push(match destination_in(message) {
         Some(destination) if destination.prefix_len() == 0 => "default".to_owned(),
         Some(destination) => destination.to_string(),
         None => "?".to_owned(),
-    };
+    });
     for attribute in &message.attributes {
-        words += &match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => format!(" via {gateway}"),
-            RouteAttribute::Via(RouteVia::Inet6(gateway)) => format!(" via {gateway}"),
-            RouteAttribute::Oif(ifindex) => format!(" dev index {ifindex}"),
-            RouteAttribute::Priority(metric) => format!(" metric {metric}"),
+        words.push(match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => format!("via {gateway}"),
+            RouteAttribute::Via(RouteVia::Inet6(gateway)) => format!("via {gateway}"),
+            RouteAttribute::Oif(ifindex) => format!("dev {}", name(*ifindex)),
+            RouteAttribute::Priority(metric) => format!("metric {metric}"),
             _ => continue,
-        };
+        });
     }
-    if message.header.kind != RouteType::Unicast {
-        words += &format!(" type {}", format!("{:?}", message.header.kind).to_lowercase());
-    }
-    words + &format!(" proto {}", u8::from(message.header.protocol))
+    words.push(format!("proto {}", u8::from(message.header.protocol)));
+    words.join(" ")
 }

@@ -1,7 +1,8 @@
 //! What the network outside looks like from here: the NIC with this node's address, and the next hop to every other node.
 //!
 //! The routes are the kernel's own decisions (one `RTM_GETROUTE` per node), not our reading of its tables: policy rules, VRFs, several
-//! tables and multipath are the kernel's business.
+//! tables and multipath are the kernel's business. A look-up costs about 25 µs: 5,000 nodes some 125 ms in a release build
+//! (`five_thousand_peers` in `tests/netlink` prints it).
 
 use super::error::Naming;
 use super::{Address, Error, Failure, Link, Message, Neighbour, Netlink};
@@ -60,8 +61,10 @@ impl Netlink {
         request.header.kind = RouteType::Unspec;
         let answer = match self.exchange(Message::GetRoute(request), 0).await {
             // No route or unreachable; prohibit; blackhole, which is told from a bad request by the missing explanation.
-            Err(Failure::Refused { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. }) => return Ok(None),
-            Err(Failure::Refused { errno: Errno::EINVAL, reason: None }) => return Ok(None),
+            Err(
+                Failure::Refused { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. }
+                | Failure::Refused { errno: Errno::EINVAL, reason: None },
+            ) => return Ok(None),
             result => result.and_then(|parts| {
                 parts
                     .into_iter()

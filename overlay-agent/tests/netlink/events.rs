@@ -32,8 +32,8 @@ pub(crate) async fn say_what_changed() -> Result<()> {
         ("link set up0 mtu 1400", &["device up0 changed: MTU 1500 to 1400"]),
         ("addr add 10.5.5.5/32 dev up0", &["address 10.5.5.5/32 appeared on up0"]),
         ("addr del 10.5.5.5/32 dev up0", &["address 10.5.5.5/32 is gone from up0"]),
-        ("route add 172.16.0.0/16 via 10.0.0.2", &["route 172.16.0.0/16 via 10.0.0.2 dev index"]),
-        ("route del 172.16.0.0/16", &["route 172.16.0.0/16 via 10.0.0.2 dev index"]),
+        ("route add 172.16.0.0/16 via 10.0.0.2", &["route 172.16.0.0/16 via 10.0.0.2 dev up0 proto 3"]),
+        ("route del 172.16.0.0/16", &["route 172.16.0.0/16 via 10.0.0.2 dev up0 proto 3"]),
         ("rule add to 1.2.3.4 table 9", &["the policy rules changed"]),
         ("neigh add 10.0.0.9 lladdr 02:00:00:00:00:99 dev up0 nud stale", &["neighbour 10.0.0.9 on up0 is at 02:00:00:00:00:99"]),
         ("neigh replace 10.0.0.9 lladdr 02:00:00:00:00:98 dev up0 nud stale", &["moved from 02:00:00:00:00:99 to 02:00:00:00:00:98"]),
@@ -95,9 +95,11 @@ pub(crate) async fn lost_notifications_are_an_overrun() -> Result<()> {
     let mut events = here.netlink.events().await?;
     // More than any buffer holds, while nobody reads: this blocks the one thread there is.
     let mut batch = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
-    let commands: String =
-        (0..20_000_u32).map(|n| format!("route add 172.{}.{}.{}/32 dev up0\n", 16 + (n >> 16), (n >> 8) & 255, n & 255)).collect();
-    batch.stdin.take().context("no pipe")?.write_all(commands.as_bytes())?;
+    let mut commands = batch.stdin.take().context("no pipe")?;
+    for n in 0..20_000_u32 {
+        writeln!(commands, "route add 172.16.{}.{}/32 dev up0", n >> 8, n & 255)?;
+    }
+    drop(commands);
     assert!(batch.wait()?.success());
     ip("neigh add 10.0.0.9 lladdr 02:00:00:00:00:99 dev up0 nud stale")?;
 

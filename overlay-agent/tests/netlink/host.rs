@@ -30,7 +30,7 @@ pub(crate) async fn namespaces_are_entered_by_their_own_thread() -> Result<()> {
     assert_eq!(error.to_string(), "cannot open network namespace /run/netns/nowhere");
     let file = Namespace::open(Path::new("/proc/self/status"))?;
     assert!(matches!(file.run(|| ()), Err(Error::Namespace { what, .. }) if what == "enter network namespace /proc/self/status"));
-    let panic = std::panic::catch_unwind(|| other.run(|| panic!("from within")));
+    let panic = std::panic::catch_unwind(|| other.run(|| std::panic::resume_unwind(Box::new("from within"))));
     assert_eq!(panic.err().and_then(|panic| panic.downcast_ref::<&str>().copied()), Some("from within"));
     Ok(())
 }

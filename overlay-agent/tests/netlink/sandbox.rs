@@ -39,7 +39,7 @@ pub(crate) fn run(case: Case, entered: &Result<(), String>) -> Result<Completion
     });
     match thread.join() {
         Ok(Ok(())) => Ok(Completion::Completed),
-        Ok(Err(error)) => Err(format!("{error:?}").into()),
+        Ok(Err(error)) => Err(format!("{error:#}").into()),
         Err(panic) => Err(words(panic.as_ref()).into()),
     }
 }

@@ -5,6 +5,7 @@ use crate::netns::Ns;
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use overlay_agent::status::{StateDir, Status};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -90,18 +91,20 @@ impl Agent {
     ///
     /// # Errors
     /// It ends, or is not ready in time: the message quotes its log.
-    pub fn wait_ready(&mut self, state_dir: &Path, timeout: Duration) -> anyhow::Result<Value> {
+    pub fn wait_ready(&mut self, state_dir: &Path, timeout: Duration) -> anyhow::Result<Status> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the agent ended ({status}); its log:\n{}", log_tail(&self.log));
             }
-            if let Some(status) = read_status(state_dir).filter(is_ready) {
-                return Ok(status);
+            let status = StateDir::new(state_dir.to_owned()).read();
+            if let Ok(status) = &status
+                && is_ready(status)
+            {
+                return Ok(status.clone());
             }
             if start.elapsed() > timeout {
-                let status = read_status(state_dir).map_or_else(|| "none".to_owned(), |status| status.to_string());
-                bail!("the agent is not ready after {timeout:?}; its status: {status}; its log:\n{}", log_tail(&self.log));
+                bail!("the agent is not ready after {timeout:?}; its status: {status:?}; its log:\n{}", log_tail(&self.log));
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -188,15 +191,9 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     Ok(found)
 }
 
-/// The agent's `status.json`; `None` while there is none.
-#[must_use]
-pub fn read_status(state_dir: &Path) -> Option<Value> {
-    let text = fs::read_to_string(state_dir.join("status.json")).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
-fn is_ready(status: &Value) -> bool {
-    status["ready"] == true
+/// Whether one whole pass over a node that is in the list has succeeded.
+fn is_ready(status: &Status) -> bool {
+    status.node.is_some() && status.receive.is_some() && status.last_pass.as_ref().is_some_and(|pass| pass.errors.is_empty())
 }
 
 /// The last lines of an agent's log.

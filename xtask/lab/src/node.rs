@@ -9,6 +9,7 @@ use crate::underlay::{Place, Underlay};
 use anyhow::{Context as _, ensure};
 use ipnet::Ipv4Net;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use overlay_agent::status::Status;
 use serde_json::Value;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -124,7 +125,7 @@ impl Node {
     ///
     /// # Errors
     /// It ends, or takes too long: the message quotes its log.
-    pub fn wait_ready(&mut self) -> anyhow::Result<Value> {
+    pub fn wait_ready(&mut self) -> anyhow::Result<Status> {
         let agent = self.agent.as_mut().with_context(|| format!("{} has no agent", self.name))?;
         agent.wait_ready(&self.config.state_dir, READY_TIMEOUT).with_context(|| self.name.clone())
     }
@@ -133,7 +134,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`Self::spawn_agent`] and [`Self::wait_ready`].
-    pub fn start_agent(&mut self) -> anyhow::Result<Value> {
+    pub fn start_agent(&mut self) -> anyhow::Result<Status> {
         self.spawn_agent()?;
         self.wait_ready()
     }
@@ -162,10 +163,9 @@ impl Node {
         let index = self.pods.len() + 1;
         let name = format!("{}-pod-{index}", self.name);
         let address = pod_address(self.pod_cidr, index)?;
-        let ns = Ns::create(&name)?;
-        let host_interface = pod::wire(&self.ns, &self.config.bpffs, &name, &ns, address)
-            .with_context(|| format!("wire pod {name}; the agent's log:\n{}", self.log_tail()))?;
-        self.pods.push(Pod { name, ns, address, host_interface });
+        let pod = Pod { ns: Ns::create(&name)?, name, address, host_interface: format!("veth{index}") };
+        pod::wire(&self.ns, &self.config.bpffs, &pod).with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
+        self.pods.push(pod);
         Ok(&self.pods[index - 1])
     }
 
@@ -175,7 +175,7 @@ impl Node {
     /// There is none, or the unwiring fails.
     pub fn remove_pod(&mut self) -> anyhow::Result<()> {
         let pod = self.pods.pop().with_context(|| format!("{} has no pod", self.name))?;
-        pod::unwire(&self.ns, &self.config.bpffs, &pod.host_interface)
+        pod::unwire(&self.ns, &self.config.bpffs, &pod)
     }
 
     /// What `overlay-agent status --output json` says here.

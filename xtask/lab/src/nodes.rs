@@ -9,11 +9,16 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+/// When the lab's nodes were created, all at once.
+const CREATED: &str = "2026-11-02T09:14:07Z";
+
 /// One node of the list: what differs from node to node. A text and not a parsed type where a test wants to write nonsense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.creationTimestamp`.
+    pub created: String,
     /// `status.addresses`, type `InternalIP`; none: the node has only a host name.
     pub address: Option<Ipv4Addr>,
     /// `spec.podCIDR` and `spec.podCIDRs`; none: not assigned yet.
@@ -26,7 +31,13 @@ impl NodeEntry {
     /// A node without annotations of its own.
     #[must_use]
     pub fn new(name: &str, address: Ipv4Addr, pod_cidr: &dyn ToString) -> Self {
-        Self { name: name.to_owned(), address: Some(address), pod_cidr: Some(pod_cidr.to_string()), annotations: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            created: CREATED.to_owned(),
+            address: Some(address),
+            pod_cidr: Some(pod_cidr.to_string()),
+            annotations: Vec::new(),
+        }
     }
 
     /// The item as `kubectl` prints it in a list. `serial` makes uid, machine id and version differ from other items.
@@ -44,6 +55,7 @@ impl NodeEntry {
         include_str!("node.yaml")
             .replace("{{annotations}}\n", &annotations)
             .replace("{{name}}", &self.name)
+            .replace("{{created}}", &self.created)
             .replace("{{version}}", &(48_213 + serial).to_string())
             .replace("{{serial}}", &format!("{serial:012x}"))
             .replace("{{spec}}", &spec)
@@ -137,7 +149,7 @@ mod tests {
     fn every_placeholder_is_filled() {
         let mut flannel = NodeEntry::new("node-1", Ipv4Addr::new(192, 168, 50, 11), &"10.244.1.0/24");
         flannel.annotations.push(("flannel.alpha.coreos.com/backend-type".to_owned(), "vxlan".to_owned()));
-        let bare = NodeEntry { name: "node-2".to_owned(), address: None, pod_cidr: None, annotations: Vec::new() };
+        let bare = NodeEntry { address: None, pod_cidr: None, ..NodeEntry::new("node-2", Ipv4Addr::LOCALHOST, &"") };
         let text = render(&[flannel, bare]);
         assert!(!text.contains("{{"), "{text}");
         assert!(text.contains("\n      flannel.alpha.coreos.com/backend-type: vxlan\n      node.alpha"), "{text}");

@@ -1,6 +1,8 @@
-//! A pod: a namespace with one interface. [`wire`] is the only place that knows how our nodes connect theirs.
+//! A pod: a namespace with one interface. How our nodes connect theirs, only this file knows.
 
 use crate::netns::Ns;
+use anyhow::Context as _;
+use overlay_agent::pod::PodRequest;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -17,20 +19,20 @@ pub struct Pod {
     pub host_interface: String,
 }
 
-/// Connects a pod to one of our nodes, with the code the CNI plugin uses. Returns the name of the host's end.
+/// Connects a pod to one of our nodes, with the code the CNI plugin uses.
 ///
 /// # Errors
 /// What `overlay_agent::pod` says.
-pub(crate) fn wire(node: &Ns, bpffs: &Path, name: &str, pod: &Ns, address: Ipv4Addr) -> anyhow::Result<String> {
-    let _ = (node, bpffs, name, pod, address);
-    anyhow::bail!("overlay_agent::pod is not part of this build")
+pub(crate) fn wire(node: &Ns, bpffs: &Path, pod: &Pod) -> anyhow::Result<()> {
+    let namespace = pod.ns.path();
+    let request = PodRequest { host_name: &pod.host_interface, namespace: &namespace, pod_name: "eth0", address: pod.address };
+    node.enter(|| overlay_agent::pod::wire(bpffs, &request))?.with_context(|| format!("wire pod {}", pod.name)).map(drop)
 }
 
 /// Undoes [`wire`].
 ///
 /// # Errors
 /// What `overlay_agent::pod` says.
-pub(crate) fn unwire(node: &Ns, bpffs: &Path, host_interface: &str) -> anyhow::Result<()> {
-    let _ = (node, bpffs, host_interface);
-    anyhow::bail!("overlay_agent::pod is not part of this build")
+pub(crate) fn unwire(node: &Ns, bpffs: &Path, pod: &Pod) -> anyhow::Result<()> {
+    node.enter(|| overlay_agent::pod::unwire(bpffs, &pod.host_interface))?.with_context(|| format!("unwire pod {}", pod.name))
 }

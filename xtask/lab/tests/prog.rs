@@ -13,6 +13,8 @@ mod host;
 mod kernel;
 #[path = "prog/links.rs"]
 mod links;
+#[path = "prog/mutations.rs"]
+mod mutations;
 #[path = "prog/oracle.rs"]
 mod oracle;
 #[path = "prog/packet.rs"]
@@ -21,8 +23,12 @@ mod packet;
 mod pod;
 #[path = "prog/stories.rs"]
 mod stories;
+#[path = "prog/table.rs"]
+mod table;
 #[path = "prog/underlay_inner.rs"]
 mod underlay_inner;
+#[path = "prog/underlay_inner_addresses.rs"]
+mod underlay_inner_addresses;
 #[path = "prog/underlay_outer.rs"]
 mod underlay_outer;
 #[path = "prog/wire.rs"]
@@ -57,7 +63,8 @@ fn main() -> Result<()> {
     let oracle = oracle::connect(&here, &far)?;
     let kernel = Arc::new(Mutex::new(Kernel::load(&kernel::object()?)?));
 
-    let underlay: Vec<_> = underlay_outer::cases().into_iter().chain(underlay_inner::cases()).map(Arc::new).collect();
+    let underlay = [underlay_outer::cases(), underlay_inner::cases(), underlay_inner_addresses::cases()];
+    let underlay: Vec<_> = underlay.into_iter().flatten().map(Arc::new).collect();
     let pod: Vec<_> = pod::cases().into_iter().map(Arc::new).collect();
     let host: Vec<_> = host::cases().into_iter().map(Arc::new).collect();
     let mut trials = Vec::new();
@@ -65,7 +72,9 @@ fn main() -> Result<()> {
     trials.extend(tc_trials(&kernel, Program::FromPod, &pod));
     trials.extend(tc_trials(&kernel, Program::FromHost, &host));
     trials.extend(stories::trials(&kernel));
+    trials.push(mutations::trial(&kernel, &underlay));
     trials.extend(wire::trials(&kernel, wire, &underlay, &pod));
+    trials.extend(table::trials(&[&underlay, &pod, &host]));
     trials.extend(oracle::trials(oracle, &underlay));
     libtest_mimic::run(&arguments, trials).exit()
 }

@@ -15,13 +15,13 @@ pub struct Ping {
     pub dont_fragment: bool,
     /// TTL of the request.
     pub ttl: u8,
-    /// Source address, when not the kernel's choice.
-    pub source: Option<Ipv4Addr>,
+    /// TOS byte of the request: DSCP and ECN.
+    pub tos: u8,
 }
 
 impl Default for Ping {
     fn default() -> Self {
-        Self { count: 1, size: 56, dont_fragment: false, ttl: 64, source: None }
+        Self { count: 1, size: 56, dont_fragment: false, ttl: 64, tos: 0 }
     }
 }
 
@@ -48,12 +48,18 @@ impl Ping {
     pub fn run(&self, from: &Ns, to: Ipv4Addr) -> anyhow::Result<Pong> {
         let mut command = from.command("ping");
         command.args(["-n", "-W", "1", "-i", "0.01"]);
-        command.args(["-c", &self.count.to_string(), "-s", &self.size.to_string(), "-t", &self.ttl.to_string()]);
+        command.args([
+            "-c",
+            &self.count.to_string(),
+            "-s",
+            &self.size.to_string(),
+            "-t",
+            &self.ttl.to_string(),
+            "-Q",
+            &self.tos.to_string(),
+        ]);
         // Without DF: never (`dont`), so that path MTU discovery of an earlier ping does not decide.
         command.args(["-M", if self.dont_fragment { "do" } else { "dont" }]);
-        if let Some(source) = self.source {
-            command.args(["-I", &source.to_string()]);
-        }
         let output = command::output(command.arg(to.to_string()))?;
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));

@@ -7,6 +7,8 @@ use overlay_lab::probe::ping::Ping;
 use overlay_lab::probe::snmp::Snmp;
 use overlay_lab::probe::{tcp, udp};
 use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// `from` reaches `to` at `address`: ping, UDP with echo, TCP.
 pub(crate) fn reaches_at(from: &Endpoint<'_>, to: &Endpoint<'_>, address: Ipv4Addr) -> anyhow::Result<()> {
@@ -25,14 +27,22 @@ pub(crate) fn reaches(from: &Endpoint<'_>, to: &Endpoint<'_>) -> anyhow::Result<
     reaches_at(from, to, to.address)
 }
 
-/// The first pod of the `number`th node, counted from 1.
-pub(crate) fn pod<'lab>(lab: &'lab Lab, node: &str) -> anyhow::Result<Endpoint<'lab>> {
-    lab.pods().into_iter().find(|pod| pod.node == node).with_context(|| format!("{node} has no pod"))
+/// A pod, a node or the outside, by name.
+pub(crate) fn end<'lab>(lab: &'lab Lab, name: &str) -> anyhow::Result<Endpoint<'lab>> {
+    let mut ends = lab.pods().into_iter().chain(lab.hosts()).chain([lab.outside()]);
+    ends.find(|end| end.name == name).with_context(|| format!("there is no {name} in this lab"))
 }
 
-/// A node.
-pub(crate) fn host<'lab>(lab: &'lab Lab, node: &str) -> anyhow::Result<Endpoint<'lab>> {
-    lab.hosts().into_iter().find(|host| host.name == node).with_context(|| format!("no {node}"))
+/// Tries again until it holds; the last failure when it never does.
+pub(crate) fn eventually(patience: Duration, mut check: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        match check() {
+            Ok(()) => return Ok(()),
+            Err(error) if start.elapsed() > patience => return Err(error.context(format!("still after {patience:?}"))),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
 }
 
 /// Datagrams of every size that fits one Ethernet frame, from 1 byte on.

@@ -69,6 +69,12 @@ fn run(group: &Arc<str>, config: &LabConfig, check: Check) -> Result<(), Failed>
     Ok(())
 }
 
+/// Runs a check while no lab is up.
+pub(crate) fn without_lab(check: impl FnOnce() -> anyhow::Result<()>) -> Result<(), Failed> {
+    drop(CURRENT.lock().unwrap_or_else(PoisonError::into_inner).take());
+    check().map_err(|error| format!("{error:#}").into())
+}
+
 /// Keeps a measurement for the end of the run.
 pub(crate) fn note(text: String) {
     NOTES.lock().unwrap_or_else(PoisonError::into_inner).push(text);

@@ -3,9 +3,16 @@
 //! `cargo test -p overlay-lab --test lab` as root; a filter such as `-- routed` picks. Cases of a group share one lab, which is built when
 //! the first of them runs. What is measured and not only checked is printed at the end.
 
+mod bytes;
+mod changes;
 mod check;
+mod directions;
 mod foreign_pair;
 mod harness;
+mod mtu;
+mod restart;
+mod traces;
+mod wire;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -19,8 +26,9 @@ fn main() {
         eprintln!("{error:#}");
         std::process::exit(1);
     }
-    let groups = [foreign_pair::groups()].into_iter().flatten();
-    let trials: Vec<Trial> = groups.flat_map(harness::Group::into_trials).collect();
+    let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
+    let mut trials: Vec<Trial> = groups.into_iter().flatten().flat_map(harness::Group::into_trials).collect();
+    trials.extend(traces::trials());
     let conclusion = libtest_mimic::run(&args, trials);
     harness::print_notes();
     conclusion.exit();

@@ -65,8 +65,8 @@ impl Case {
 
 /// Cases of the underlay, each through XDP and through TC: both must agree.
 ///
-/// A test run takes no frame of more than a page, and at TC none that ends inside an IPv4 header (net/bpf/test_run.c): those cases run over
-/// links only (`wire`).
+/// A test run takes no frame of more than a page, and at TC none that ends inside an IPv4 header (`bpf_prog_test_run_skb`): those cases run
+/// over links only (`wire`).
 pub(crate) fn underlay_trials(kernel: &Shared, cases: &[Arc<Case>]) -> Vec<Trial> {
     let mut trials = Vec::new();
     for case in cases {

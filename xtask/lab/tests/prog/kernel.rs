@@ -173,8 +173,8 @@ impl Kernel {
     }
 
     /// Notes `key` in `DETOUR`, as `from_pod` does when it sends a packet to the stack.
-    pub(crate) fn add_detour(&mut self, key: &DetourKey) -> Result<()> {
-        let key: [u8; size_of::<DetourKey>()] = zerocopy::transmute!(*key);
+    pub(crate) fn add_detour(&mut self, key: DetourKey) -> Result<()> {
+        let key: [u8; size_of::<DetourKey>()] = zerocopy::transmute!(key);
         Ok(self.detour_map()?.insert(key, u64::MAX.to_ne_bytes(), 0)?)
     }
 

@@ -139,7 +139,7 @@ fn detour_is_read(kernel: &mut Kernel) -> Result<()> {
         kernel.settings(&Settings { receive_mode: mode, ..world::settings() })?;
         for (name, key, by_stack) in &cases {
             kernel.clear_detours()?;
-            kernel.add_detour(key)?;
+            kernel.add_detour(*key)?;
             let expect = if *by_stack { Expect::ToHost(reply.bytes()) } else { Expect::ToPod(at_pod(POD, &reply)) };
             let case = Case::new("D27", *name, tunnel(&reply).bytes(), expect);
             let ran = kernel.run(program, &case.packet, case.skb)?;
