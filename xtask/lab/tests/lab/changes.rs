@@ -215,7 +215,11 @@ fn shuffled(lab: &mut Lab) -> anyhow::Result<()> {
         let mut list: Vec<NodeEntry> = absent.iter().cycle().skip(step * 7).take(step % 5 + 1).cloned().chain(entries.clone()).collect();
         list.rotate_left(step % entries.len());
         lab.nodes_file.entries = list;
-        if step % 2 == 0 { lab.nodes_file.write_atomic()? } else { lab.nodes_file.write_in_place()? }
+        if step % 2 == 0 {
+            lab.nodes_file.write_atomic()?
+        } else {
+            lab.nodes_file.write_in_place()?
+        }
         thread::sleep(Duration::from_millis(u64::try_from(step)? * 13 % 40));
     }
     lab.nodes_file.entries = absent.iter().skip(3).take(8).cloned().chain(entries.clone()).collect();

@@ -27,9 +27,7 @@ fn group(receive_mode: ReceiveMode) -> Group {
                 Ok(())
             })
         })
-        .case("pods keep talking while the agent starts again", |lab| {
-            flooded(lab, "started again", |node| node.start_agent().map(drop))
-        })
+        .case("pods keep talking while the agent starts again", |lab| flooded(lab, "started again", |node| node.start_agent().map(drop)))
         .case("pods keep talking while the agent is killed", |lab| {
             flooded(lab, "killed, away for half a second", |node| {
                 node.kill_agent()?;

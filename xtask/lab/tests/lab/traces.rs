@@ -10,8 +10,8 @@ use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use overlay_common::abi::program;
-use overlay_lab::lab::{Lab, LabConfig};
 use overlay_lab::command;
+use overlay_lab::lab::{Lab, LabConfig};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -87,7 +87,10 @@ impl Snapshot {
 fn names(directory: &str) -> anyhow::Result<Vec<String>> {
     // The nodes file stays: it is a file on the sandbox's own tmpfs, written anew by the next lab.
     let entries = fs::read_dir(directory).with_context(|| format!("list {directory}"))?;
-    entries.map(|entry| Ok(entry?.path().display().to_string())).filter(|path| !matches!(path, Ok(path) if path.ends_with("/cluster"))).collect()
+    entries
+        .map(|entry| Ok(entry?.path().display().to_string()))
+        .filter(|path| !matches!(path, Ok(path) if path.ends_with("/cluster")))
+        .collect()
 }
 
 /// Every process of the sandbox but those that end by themselves: PID and command line.
