@@ -31,7 +31,13 @@ impl NodeEntry {
     /// A node without annotations of its own.
     #[must_use]
     pub fn new(name: &str, address: Ipv4Addr, pod_cidr: &dyn ToString) -> Self {
-        Self { name: name.to_owned(), created: CREATED.to_owned(), address: Some(address), pod_cidr: Some(pod_cidr.to_string()), annotations: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            created: CREATED.to_owned(),
+            address: Some(address),
+            pod_cidr: Some(pod_cidr.to_string()),
+            annotations: Vec::new(),
+        }
     }
 
     /// The item as `kubectl` prints it in a list. `serial` makes uid, machine id and version differ from other items.

@@ -48,7 +48,16 @@ impl Ping {
     pub fn run(&self, from: &Ns, to: Ipv4Addr) -> anyhow::Result<Pong> {
         let mut command = from.command("ping");
         command.args(["-n", "-W", "1", "-i", "0.01"]);
-        command.args(["-c", &self.count.to_string(), "-s", &self.size.to_string(), "-t", &self.ttl.to_string(), "-Q", &self.tos.to_string()]);
+        command.args([
+            "-c",
+            &self.count.to_string(),
+            "-s",
+            &self.size.to_string(),
+            "-t",
+            &self.ttl.to_string(),
+            "-Q",
+            &self.tos.to_string(),
+        ]);
         // Without DF: never (`dont`), so that path MTU discovery of an earlier ping does not decide.
         command.args(["-M", if self.dont_fragment { "do" } else { "dont" }]);
         let output = command::output(command.arg(to.to_string()))?;
