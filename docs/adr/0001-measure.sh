@@ -25,10 +25,10 @@ bpftool map update pinned "$work/bpf/maps/SETTINGS" key hex 00 00 00 00 value he
     01 00 00 00 01 00 00 00 18 21 00 00 01 00 00 00 aa 05 00 00 03 00 00 00 02 00 00 00 \
     c0 a8 32 0c 0a f4 02 00 ff ff ff 00 0a f4 02 01 0e 4f c0 a8 32 0c 36 d0 af 5a 9a c9
 # A TCP SYN in VXLAN, captured from the kernel's vxlan device.
-printf '%b' "$(printf '%s' \
+printf '%s' \
     36d0af5a9ac9c6da3ef787ef08004500006ea7d800004011ed3ec0a8320bc0a8320cb3322118005a4b9608000000000001000e4fc0a8320c0e4fc0a8320b0800 \
-    4500003cffb0400040062224 0af401000af40200b3fe005009ea871800000000a002fd5c5f4c0000020405820402080a31f35b5a000000000103030a \
-    | sed 's/../\\x&/g')" > "$work/frame"
+    4500003cffb0400040062224 0af401000af40200b3fe005009ea871800000000a002fd5c5f4c0000020405820402080a31f35b5a000000000103030a |
+    perl -ne 'print pack("H*", $_)' > "$work/frame"
 
 run() {
     bpftool prog run pinned "$work/bpf/progs/$1" data_in "$work/frame" repeat "$repeat" | sed -n 's/.*Return value: \([0-9]*\), duration (average): \([0-9]*\)ns/\1 \2/p'

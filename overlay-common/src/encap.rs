@@ -22,6 +22,15 @@ pub const fn source_port(hash: u32) -> u16 {
     FIRST_SOURCE_PORT | ((hash ^ (hash >> 16)) & 0x3fff) as u16
 }
 
+/// The node a packet is encapsulated for.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'a> {
+    /// Its underlay address.
+    pub address: Ipv4,
+    /// How it is reached.
+    pub node: &'a Node,
+}
+
 /// The headers for an inner IP packet of `inner_len` bytes with the type-of-service byte `inner_tos`.
 ///
 /// `None` when the outer packet would be longer than 65,535 bytes.
@@ -31,7 +40,8 @@ pub const fn source_port(hash: u32) -> u16 {
 /// (RFC 7348 section 5).
 #[must_use]
 #[inline(always)]
-pub fn headers(settings: &Settings, address: Ipv4, node: &Node, inner_len: u16, inner_tos: u8, hash: u32) -> Option<TunnelHeaders> {
+pub fn headers(settings: &Settings, peer: Peer<'_>, inner_len: u16, inner_tos: u8, hash: u32) -> Option<TunnelHeaders> {
+    let Peer { address, node } = peer;
     let total_len = inner_len.checked_add(ADDED_LEN)?;
     let mut ip = Ipv4Header {
         version_ihl: 0x45,

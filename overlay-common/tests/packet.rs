@@ -2,6 +2,7 @@
 //! arbitrary bytes. The same code runs in the kernel; there it is tested with `BPF_PROG_TEST_RUN`.
 
 use overlay_common::abi::{ABI_VERSION, Node, Settings, reach, receive};
+use overlay_common::encap::Peer;
 use overlay_common::packet::Packet as _;
 use overlay_common::parse::{self, INNER_OFFSET, Tunnel};
 use overlay_common::reason::DropReason;
@@ -108,7 +109,7 @@ fn builds_the_headers_the_kernel_built_but_for_four_choices() {
     let frame = bytes(CAPTURED_PING);
     let theirs: TunnelHeaders = frame.as_slice().read(0).unwrap();
     let sender_settings = Settings { vtep_mac: [0x0e, 0x4f, 192, 168, 50, 11], ..settings() };
-    let ours = encap::headers(&sender_settings, settings().address, &receiver(), 84, 0, 0).unwrap();
+    let ours = encap::headers(&sender_settings, Peer { address: settings().address, node: &receiver() }, 84, 0, 0).unwrap();
     assert_eq!(ours.ethernet, theirs.ethernet);
     assert_eq!(ours.vxlan, theirs.vxlan);
     assert_eq!(ours.inner_ethernet, theirs.inner_ethernet);
@@ -123,8 +124,8 @@ fn builds_the_headers_the_kernel_built_but_for_four_choices() {
 
 #[test]
 fn refuses_outer_packets_that_would_not_fit_the_length_field() {
-    assert!(encap::headers(&settings(), [10, 0, 0, 1], &receiver(), u16::MAX - 50, 0, 0).is_some());
-    assert!(encap::headers(&settings(), [10, 0, 0, 1], &receiver(), u16::MAX - 49, 0, 0).is_none());
+    assert!(encap::headers(&settings(), Peer { address: [10, 0, 0, 1], node: &receiver() }, u16::MAX - 50, 0, 0).is_some());
+    assert!(encap::headers(&settings(), Peer { address: [10, 0, 0, 1], node: &receiver() }, u16::MAX - 49, 0, 0).is_none());
 }
 
 #[test]
@@ -218,7 +219,7 @@ proptest! {
         let inner = inner_packet(header, &options, &payload);
         let sender_settings = Settings { vtep_mac: [0x0e, 0x4f, 192, 168, 50, 11], ..settings() };
         let inner_len = u16::try_from(inner.len()).unwrap();
-        let headers = encap::headers(&sender_settings, settings().address, &receiver(), inner_len, header.tos, hash).unwrap();
+        let headers = encap::headers(&sender_settings, Peer { address: settings().address, node: &receiver() }, inner_len, header.tos, hash).unwrap();
         let frame = [headers.as_bytes(), &inner].concat();
         let (tunnel, datagram) = accept(&frame).unwrap();
         prop_assert_eq!(tunnel.source, receiver().source);

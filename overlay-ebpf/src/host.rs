@@ -6,6 +6,7 @@ use crate::transmit;
 use crate::view::TcView;
 use aya_ebpf::programs::TcContext;
 use overlay_common::counters::Flow;
+use overlay_common::encap::Peer;
 use overlay_common::packet::Packet as _;
 use overlay_common::parse;
 use overlay_common::reason::DropReason;
@@ -26,5 +27,5 @@ pub(crate) fn from_host(ctx: &TcContext) -> Result<i32, DropReason> {
     let datagram = parse::ipv4(&view, ETHERNET_LEN, view.len(0)).map_err(|_| DropReason::PodHeader)?;
     let subnet = maps::subnet(datagram.header.destination).ok_or(DropReason::NoNode)?;
     let node = maps::node(subnet.node).ok_or(DropReason::NoNode)?;
-    transmit::encapsulate(view, settings, subnet.node, node, &datagram.header, Flow::HostEncap)
+    transmit::encapsulate(view, settings, Peer { address: subnet.node, node }, &datagram.header, Flow::HostEncap)
 }

@@ -11,6 +11,7 @@ use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::programs::TcContext;
 use overlay_common::abi::{Settings, Veth};
 use overlay_common::counters::Flow;
+use overlay_common::encap::Peer;
 use overlay_common::packet::Packet;
 use overlay_common::parse::{self, Datagram, Malformed};
 use overlay_common::reason::DropReason;
@@ -74,7 +75,7 @@ fn ipv4(mut view: TcView<'_>, settings: &Settings, veth: &Veth) -> Result<i32, D
     // Ethernet padding would be carried as if it were payload.
     view.trim(datagram.end())?;
     let inner = parse::one_hop_less(&datagram.header);
-    transmit::encapsulate(view, settings, subnet.node, node, &inner, Flow::PodEncap)
+    transmit::encapsulate(view, settings, Peer { address: subnet.node, node }, &inner, Flow::PodEncap)
 }
 
 /// To an address of this node's pod network: a pod here, the gateway, or nobody.

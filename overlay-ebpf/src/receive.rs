@@ -28,20 +28,12 @@ struct Accepted {
     ecn: u8,
 }
 
-/// Judges the inner packet at `offset` that `node` sent.
+/// Judges the inner packet at `offset`, which came through `tunnel` from `node`.
 #[inline(always)]
-fn judge<P: Packet>(
-    packet: &P,
-    offset: usize,
-    end: usize,
-    source: (Ipv4, &Node),
-    outer_ecn: u8,
-    settings: &Settings,
-) -> Result<Accepted, DropReason> {
-    let datagram = parse::inner(packet, offset, end, settings.vtep_mac)?;
-    let (address, node) = source;
-    datagram.check_source(address, node)?;
-    let ecn = ecn::decapsulate(outer_ecn, datagram.header.ecn())?;
+fn judge<P: Packet>(packet: &P, offset: usize, tunnel: &Tunnel, node: &Node, settings: &Settings) -> Result<Accepted, DropReason> {
+    let datagram = parse::inner(packet, offset, tunnel.end, settings.vtep_mac)?;
+    datagram.check_source(tunnel.source, node)?;
+    let ecn = ecn::decapsulate(tunnel.ecn, datagram.header.ecn())?;
     let receiver = deliver::receiver(packet, &datagram, settings)?;
     Ok(Accepted { datagram, receiver, ecn })
 }
@@ -73,7 +65,7 @@ pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
         _ => return Ok(XDP_PASS),
     }
     let Some((tunnel, node)) = tunnel(&view, settings)? else { return Ok(XDP_PASS) };
-    let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, tunnel.end, (tunnel.source, node), tunnel.ecn, settings)?;
+    let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, &tunnel, node, settings)?;
     if view.reserve_metadata().is_err() {
         return Ok(XDP_PASS);
     }
@@ -112,7 +104,7 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
         ctx.set_mark(CHECKED_MARK);
         return Ok(PASS);
     }
-    let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, tunnel.end, (tunnel.source, node), tunnel.ecn, settings)?;
+    let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, &tunnel, node, settings)?;
     // `adjust_room` leaves a super-packet marked as tunnelled (as of Linux 6.18). TCP receivers do not care; a UDP receiver splits it
     // and would look for the tunnel that is gone. The kernel's own decapsulation clears the marks.
     if datagram.header.protocol == PROTOCOL_UDP && view.gso_size() != 0 {
@@ -144,9 +136,9 @@ pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
         return Err(DropReason::InnerVlan);
     }
     view.pull(ETHERNET_LEN + RECEIVE_HEADERS - INNER_OFFSET);
-    let end = view.len(0);
     // The kernel has combined the ECN bits already (drivers/net/vxlan/vxlan_core.c, `vxlan_ecn_decapsulate`).
-    let Accepted { datagram, receiver, ecn } = judge(&view, 0, end, (key.remote, node), ecn::NOT_ECT, settings)?;
+    let tunnel = Tunnel { source: key.remote, ecn: ecn::NOT_ECT, end: view.len(0) };
+    let Accepted { datagram, receiver, ecn } = judge(&view, 0, &tunnel, node, settings)?;
     view.trim(datagram.end())?;
     count_delivery(Flow::KernelDecap, receiver, &datagram);
     if let Receiver::Host = receiver {

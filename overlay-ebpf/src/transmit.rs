@@ -3,9 +3,9 @@
 use crate::view::TcView;
 use aya_ebpf::bindings::{TC_ACT_REDIRECT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::{bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh};
-use overlay_common::abi::{Ipv4, Mac, Node, Settings, reach};
+use overlay_common::abi::{Mac, Settings, reach};
 use overlay_common::counters::Flow;
-use overlay_common::encap;
+use overlay_common::encap::{self, Peer};
 use overlay_common::packet::Packet;
 use overlay_common::parse::Datagram;
 use overlay_common::reason::DropReason;
@@ -18,17 +18,17 @@ const AF_INET: u32 = 2;
 /// A MAC that is not known yet.
 const UNRESOLVED: Mac = [0; 6];
 
-/// Encapsulates the packet for the node at `address` and redirects it to the NIC. `inner` is the IP header to send, TTL already lowered
+/// Encapsulates the packet for `peer` and redirects it to the NIC. `inner` is the IP header to send, TTL already lowered
 /// where this node is a hop.
 #[inline(always)]
 pub(crate) fn encapsulate(
     mut view: TcView<'_>,
     settings: &Settings,
-    address: Ipv4,
-    node: &Node,
+    peer: Peer<'_>,
     inner: &Ipv4Header,
     flow: Flow,
 ) -> Result<i32, DropReason> {
+    let Peer { node, .. } = peer;
     // A way a newer agent knows and this program does not.
     if node.reach != reach::ENCAP {
         return Err(DropReason::NoNode);
@@ -37,7 +37,7 @@ pub(crate) fn encapsulate(
     // SAFETY: the helper reads the context it is given. Before the headers change: the hash is the inner flow's.
     let hash = unsafe { bpf_get_hash_recalc(view.0.skb.skb) };
     let inner_len = u16::try_from(len - ETHERNET_LEN).map_err(|_| DropReason::TooBig)?;
-    let headers = encap::headers(settings, address, node, inner_len, inner.tos, hash).ok_or(DropReason::TooBig)?;
+    let headers = encap::headers(settings, peer, inner_len, inner.tos, hash).ok_or(DropReason::TooBig)?;
     view.make_room()?;
     // The kernel leaves at least as much of the packet linear as it makes room for; should it not, both writes say so.
     view.pull(size_of::<TunnelHeaders>() + size_of::<Ipv4Header>());

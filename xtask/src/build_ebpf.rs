@@ -16,6 +16,7 @@ use std::process::Command;
 ///
 /// The object goes to target/ebpf: overlay-ebpf, overlay-ebpf-debug or overlay-ebpf-log.
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
     /// With aya-log lines: the agent loads such an object, bpftool refuses it.
     #[arg(long, conflicts_with_all = ["debug", "release", "experiment"])]

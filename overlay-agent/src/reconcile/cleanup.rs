@@ -1,7 +1,7 @@
 //! Takes everything away that the agent and `overlay-cni` put on this node: the opposite of a pass, and of every pod's wire.
 
 use crate::datapath::{PinDir, Tables};
-use crate::model::OVERLAY_DEVICE;
+use crate::model::{OVERLAY_DEVICE, Route};
 use crate::netlink::Netlink;
 use crate::status::StateDir;
 use anyhow::{Context as _, Result};
@@ -26,8 +26,12 @@ pub async fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
     }
     for route in netlink.routes().await? {
         netlink.remove_route(route).await?;
-        removed.push(format!("{route:?}"));
+        removed.push(match route {
+            Route::Overlay { destination, .. } => format!("route {destination}"),
+            Route::Unreachable { destination } => format!("route unreachable {destination}"),
+        });
     }
+    removed.extend(netlink.remove_stray_routes().await?.into_iter().map(|route| format!("route {route}")));
     for neighbour in netlink.managed_neighbours().await? {
         netlink.remove_neighbour(neighbour).await?;
         removed.push(format!("managed neighbour {}", neighbour.address));

@@ -6,7 +6,7 @@ use super::receive::{self, Rung};
 use crate::config::Config;
 use crate::datapath::{Datapath, PinDir, Tables};
 use crate::desired::{Inputs, desired};
-use crate::model::{OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
+use crate::model::{Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Link, Netlink};
 use crate::pod;
 use crate::status::{Pass, Status};
@@ -77,7 +77,7 @@ impl<'a> Node<'a> {
         let desired = desired(&self.inputs(topology, &underlay, mode))?;
         status.set_underlay(&underlay.device, desired.link.mtu);
 
-        let observed = self.observe().await?;
+        let observed = self.observe(&desired).await?;
         let actions = plan(&desired, &observed);
         let overlay_ifindex = observed.link.as_ref().map_or(0, |link| link.ifindex);
         let Self { netlink, tables, datapath, .. } = self;
@@ -115,14 +115,19 @@ impl<'a> Node<'a> {
     }
 
     /// Reads back what the kernel holds.
-    async fn observe(&self) -> Result<Observed> {
+    async fn observe(&self, desired: &Desired) -> Result<Observed> {
+        let mut neighbours = self.netlink.managed_neighbours().await?;
+        // A permanent entry, somebody's word for what the MAC is, needs no keeping and is left as it is.
+        let permanent = self.netlink.neighbours().await?.into_iter().filter(|(_, neighbour)| neighbour.permanent);
+        let permanent: BTreeSet<_> = permanent.map(|((ifindex, address), _)| ManagedNeighbour { address, ifindex }).collect();
+        neighbours.extend(desired.neighbours.intersection(&permanent));
         Ok(Observed {
             link: self.netlink.overlay_link(OVERLAY_DEVICE).await?,
             settings: self.tables.settings()?,
             subnets: self.tables.subnets()?,
             nodes: self.tables.nodes()?,
             routes: self.netlink.routes().await?,
-            neighbours: self.netlink.managed_neighbours().await?,
+            neighbours,
         })
     }
 
@@ -153,6 +158,10 @@ impl<'a> Node<'a> {
 
     /// Gives the pods' veths this process's program, forgets veths that are gone, and removes links nobody needs.
     async fn sweep(&mut self, overlay_ifindex: u32, outcome: &mut Outcome) -> Result<()> {
+        for route in self.netlink.remove_stray_routes().await? {
+            info!(route, "route removed: it has our protocol number and is none of ours");
+            outcome.actions += 1;
+        }
         let links = self.netlink.links().await?;
         let alive: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
         let mut veths = self.tables.veths()?;

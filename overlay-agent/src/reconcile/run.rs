@@ -42,7 +42,7 @@ pub async fn run(config: &Config) -> Result<()> {
         tokio::select! {
             () = stop.requested() => break,
             reason = next_reason(&mut source, &mut events) => {
-                debug!(reason, "look again");
+                debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
                 due = due.min(Instant::now() + SETTLE);
                 continue;
             }
@@ -51,7 +51,8 @@ pub async fn run(config: &Config) -> Result<()> {
         if events.is_none() {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
-        let complete = match source.topology.borrow_and_update().clone() {
+        let topology = source.topology.borrow_and_update().clone();
+        let complete = match topology {
             Some(topology) => node.pass(&topology, &mut status).await,
             None => true,
         };
@@ -68,29 +69,28 @@ pub async fn run(config: &Config) -> Result<()> {
 }
 
 /// Waits for the next reason to look again.
-async fn next_reason(source: &mut Subscription, events: &mut Option<Events>) -> String {
+///
+/// # Errors
+/// When the source's task is gone, which it never is by itself: the agent cannot go on without it.
+async fn next_reason(source: &mut Subscription, events: &mut Option<Events>) -> Result<String> {
     let network = async {
         match events {
             Some(events) => events.next().await,
             None => std::future::pending().await,
         }
     };
-    let reason = tokio::select! {
-        changed = source.topology.changed() => changed.map(|()| "the list of nodes changed".to_owned()).ok(),
-        changed = source.state.changed() => changed.map(|()| "the source's state changed".to_owned()).ok(),
-        event = network => match event {
-            Ok(Some(event)) => return event.to_string(),
-            Ok(None) => None,
-            Err(error) => Some(format!("network events were lost: {error}")),
-        },
-    };
-    match reason {
-        Some(reason) => reason,
-        None => {
-            // The subscription broke; a new one is made before the next pass.
-            *events = None;
-            "the subscription to network events ended".to_owned()
-        }
+    tokio::select! {
+        changed = source.topology.changed() => Ok(changed.map(|()| "the list of nodes changed".to_owned())?),
+        changed = source.state.changed() => Ok(changed.map(|()| "the source's state changed".to_owned())?),
+        event = network => Ok(match event {
+            Ok(Some(event)) => event.to_string(),
+            Ok(None) => {
+                // A new subscription is made before the next pass.
+                *events = None;
+                "the subscription to network events ended".to_owned()
+            }
+            Err(error) => format!("network events were lost: {error}"),
+        }),
     }
 }
 
