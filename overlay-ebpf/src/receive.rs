@@ -122,7 +122,7 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
 pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
     let mut view = TcView(ctx);
     let Some(settings) = maps::settings() else { return Ok(PASS) };
-    let Some(key) = tunnel_key(ctx) else { return Ok(PASS) };
+    let Some(key) = tunnel_key(ctx)? else { return Ok(PASS) };
     if view.mark() != CHECKED_MARK {
         return Err(DropReason::KernelDecapOff);
     }
@@ -173,13 +173,22 @@ struct TunnelKey {
 }
 
 /// The tunnel metadata, if the packet has any.
+///
+/// # Errors
+/// [`DropReason::KernelDecapOff`]: it has some that is not of IPv4. A vxlan device in external mode listens on IPv6 too, and nothing has
+/// checked what came in there.
 #[inline(always)]
-fn tunnel_key(ctx: &TcContext) -> Option<TunnelKey> {
+fn tunnel_key(ctx: &TcContext) -> Result<Option<TunnelKey>, DropReason> {
+    /// EINVAL, negative: the packet has no tunnel metadata. Metadata of another address family gives EPROTO (net/core/filter.c,
+    /// `bpf_skb_get_tunnel_key`).
+    const NO_METADATA: i64 = -22;
     let mut key = MaybeUninit::<bpf_tunnel_key>::zeroed();
     // SAFETY: the helper fills the whole structure or returns an error.
     let result = unsafe { bpf_skb_get_tunnel_key(ctx.skb.skb, key.as_mut_ptr(), size_of::<bpf_tunnel_key>() as u32, 0) };
-    if result != 0 {
-        return None;
+    match result {
+        0 => {}
+        NO_METADATA => return Ok(None),
+        _ => return Err(DropReason::KernelDecapOff),
     }
     // SAFETY: zeroed above and filled by the helper; every bit pattern is valid. The helper gives the address in host order
     // (net/core/filter.c, `bpf_skb_get_tunnel_key`).
@@ -187,5 +196,5 @@ fn tunnel_key(ctx: &TcContext) -> Option<TunnelKey> {
         let key = key.assume_init_ref();
         (key.tunnel_id, key.__bindgen_anon_1.remote_ipv4)
     };
-    Some(TunnelKey { remote: remote.to_be_bytes(), vni })
+    Ok(Some(TunnelKey { remote: remote.to_be_bytes(), vni }))
 }
