@@ -13,13 +13,16 @@ use overlay_common::abi::{Ipv4, Node, Settings, receive};
 use overlay_common::counters::Flow;
 use overlay_common::ecn;
 use overlay_common::packet::Packet;
-use overlay_common::parse::{self, Datagram, INNER_OFFSET, RECEIVE_HEADERS, Tunnel};
+use overlay_common::parse::{self, Datagram, INNER_OFFSET, Tunnel};
 use overlay_common::reason::DropReason;
-use overlay_common::wire::{ETHERNET_LEN, EthernetHeader, PROTOCOL_UDP};
+use overlay_common::wire::{ETHERNET_LEN, EthernetHeader, PROTOCOL_TCP};
 
 /// Mark of a VXLAN packet that `underlay_tc` has checked and leaves to the kernel's vxlan device. It lives from there to
 /// `from_overlay`; kube-proxy's bits 0x4000 and 0x8000 are clear.
 const CHECKED_MARK: u32 = 0x0e4f_0001;
+
+/// Bytes behind the inner IP header that are looked at: the ports, or type and code of an ICMP message.
+const PORTS_LEN: usize = 4;
 
 /// An accepted inner packet.
 struct Accepted {
@@ -98,16 +101,18 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
     if view.is_tagged() || view.packet_type() != PACKET_HOST {
         return Ok(PASS);
     }
-    view.pull(RECEIVE_HEADERS);
+    view.pull_ipv4(INNER_OFFSET + ETHERNET_LEN, PORTS_LEN);
     let Some((tunnel, node)) = tunnel(&view, settings)? else { return Ok(PASS) };
     if settings.receive_mode == receive::KERNEL {
         ctx.set_mark(CHECKED_MARK);
         return Ok(PASS);
     }
     let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, &tunnel, node, settings)?;
-    // `adjust_room` leaves a super-packet marked as tunnelled (as of Linux 6.18). TCP receivers do not care; a UDP receiver splits it
-    // and would look for the tunnel that is gone. The kernel's own decapsulation clears the marks.
-    if datagram.header.protocol == PROTOCOL_UDP && view.gso_size() != 0 {
+    // `adjust_room` leaves a super-packet marked as tunnelled (as of Linux 6.18). A pod's TCP does not care; a UDP receiver splits it and
+    // would look for the tunnel that is gone, and so would a NIC the host's stack may forward it to. It refuses super-packets of other
+    // protocols (SCTP). The kernel's own decapsulation takes all of them and clears the marks.
+    let ends_here = datagram.header.protocol == PROTOCOL_TCP && matches!(receiver, Receiver::Pod(_));
+    if view.gso_size() != 0 && !ends_here {
         ctx.set_mark(CHECKED_MARK);
         return Ok(PASS);
     }
@@ -135,7 +140,7 @@ pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
     if view.is_tagged() {
         return Err(DropReason::InnerVlan);
     }
-    view.pull(ETHERNET_LEN + RECEIVE_HEADERS - INNER_OFFSET);
+    view.pull_ipv4(ETHERNET_LEN, PORTS_LEN);
     // The kernel has combined the ECN bits already (drivers/net/vxlan/vxlan_core.c, `vxlan_ecn_decapsulate`).
     let tunnel = Tunnel { source: key.remote, ecn: ecn::NOT_ECT, end: view.len(0) };
     let Accepted { datagram, receiver, ecn } = judge(&view, 0, &tunnel, node, settings)?;
