@@ -18,8 +18,6 @@ const UDP_OFFSET: usize = ETHERNET_LEN + IPV4_LEN;
 const VXLAN_OFFSET: usize = UDP_OFFSET + UDP_LEN;
 /// Offset of the inner Ethernet header.
 pub const INNER_OFFSET: usize = VXLAN_OFFSET + VXLAN_LEN;
-/// Bytes a receiver looks at: up to the end of an inner IPv4 header without options, and the ports behind it.
-pub const RECEIVE_HEADERS: usize = INNER_OFFSET + ETHERNET_LEN + IPV4_LEN + 4;
 
 /// An outer header that was found to be ours and in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
