@@ -93,6 +93,17 @@ impl ForeignNode {
         gateway(self.pod_cidr)
     }
 
+    /// Gives the tunnel end another MAC, as a flannel that was set up anew has. Peers and the nodes file have to be told.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn set_vtep_mac(&mut self, mac: &str) -> anyhow::Result<()> {
+        self.ns.ip(&format!("link set flannel.1 address {mac}"))?;
+        mac.clone_into(&mut self.vtep_mac);
+        // The kernel has just forgotten the device's neighbours, permanent ones included (neigh_changeaddr).
+        self.peers.iter().try_for_each(|peer| self.set_neighbour(peer))
+    }
+
     /// Itself, as others have to know it.
     #[must_use]
     pub fn as_peer(&self) -> Peer {
@@ -112,13 +123,18 @@ impl ForeignNode {
         }
         for new in peers.iter().filter(|new| !self.peers.contains(new)) {
             let (subnet, vtep) = (new.pod_cidr, new.pod_cidr.network());
-            self.ns.ip(&format!("neighbour replace {vtep} lladdr {} dev flannel.1 nud permanent", new.vtep_mac))?;
+            self.set_neighbour(new)?;
             self.ns.run("bridge", &format!("fdb append {} dev flannel.1 dst {} self permanent", new.vtep_mac, new.address))?;
             // Last: with a route and no neighbour the kernel would ask for the address by ARP (flannel's own order).
             self.ns.ip(&format!("route replace {subnet} via {vtep} dev flannel.1 onlink"))?;
         }
         self.peers = peers;
         Ok(())
+    }
+
+    fn set_neighbour(&self, peer: &Peer) -> anyhow::Result<()> {
+        let vtep = peer.pod_cidr.network();
+        self.ns.ip(&format!("neighbour replace {vtep} lladdr {} dev flannel.1 nud permanent", peer.vtep_mac)).map(drop)
     }
 
     /// Adds the next pod, as the reference bridge plugin does.

@@ -93,7 +93,7 @@ impl Lab {
         let underlay = Underlay::create(config.underlay, config.mtu)?;
         let mut lab = Self { nodes: Vec::new(), foreign: Vec::new(), nodes_file, underlay };
 
-        progress("nodes");
+        progress("nodes: network namespaces with a NIC each");
         for number in 1..=config.nodes {
             let place = lab.underlay.place(number);
             lab.nodes.push(Node::create(&lab.underlay, place, number, lab.nodes_file.path(), config.receive_mode)?);
@@ -104,7 +104,7 @@ impl Lab {
         lab.nodes_file.entries = lab.nodes.iter().map(Node::entry).chain(lab.foreign.iter().map(ForeignNode::entry)).collect();
         lab.nodes_file.write_atomic()?;
 
-        progress("agents");
+        progress("agents: start, load the programs, follow the nodes file");
         // All at once, as on machines of their own.
         for node in &mut lab.nodes {
             node.spawn_agent()?;
@@ -114,7 +114,7 @@ impl Lab {
         }
         lab.introduce()?;
 
-        progress("pods");
+        progress("pods: network namespaces wired to their nodes");
         for _ in 0..config.pods {
             for node in &mut lab.nodes {
                 node.add_pod()?;

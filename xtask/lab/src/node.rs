@@ -1,6 +1,7 @@
 //! One of our nodes: a namespace with a NIC on the underlay, a bpffs and a state directory of its own, an agent, and pods.
 
 use crate::agent::{self, Agent, AgentConfig, ReceiveMode};
+use crate::command;
 use crate::netns::Ns;
 use crate::nodes::NodeEntry;
 use crate::pod::{self, Pod};
@@ -9,7 +10,7 @@ use crate::underlay::{Place, Underlay};
 use anyhow::{Context as _, ensure};
 use ipnet::Ipv4Net;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use overlay_agent::status::Status;
+use overlay_agent::status::{StateDir, Status};
 use serde_json::Value;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -178,12 +179,30 @@ impl Node {
         pod::unwire(&self.ns, &self.config.bpffs, &pod)
     }
 
-    /// What `overlay-agent status --output json` says here.
+    /// What the agent last told of itself.
+    ///
+    /// # Errors
+    /// It has told nothing yet.
+    pub fn agent_status(&self) -> anyhow::Result<Status> {
+        StateDir::new(self.config.state_dir.clone()).read().with_context(|| self.name.clone())
+    }
+
+    /// What `overlay-agent status --output json` says here: the same, with counters, through the command line.
     ///
     /// # Errors
     /// It fails.
     pub fn status(&self) -> anyhow::Result<Value> {
         agent::status(&self.ns, &self.config.bpffs, &self.config.state_dir)
+    }
+
+    /// Removes every trace of the agent from the node, as an operator does: `overlay-agent cleanup`.
+    ///
+    /// # Errors
+    /// It fails: the message holds what it said.
+    pub fn cleanup(&self) -> anyhow::Result<String> {
+        let mut command = self.ns.command(agent::binary()?);
+        command.args(["cleanup", "--bpffs"]).arg(&self.config.bpffs).arg("--state-dir").arg(&self.config.state_dir);
+        command::run(&mut command)
     }
 
     /// The last lines of its agent's log.

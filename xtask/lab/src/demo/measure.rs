@@ -42,6 +42,7 @@ pub(super) fn everything(lab: &mut Lab, progress: &mut Progress) -> anyhow::Resu
 fn who_is_who(lab: &Lab) -> anyhow::Result<Vec<NodeReport>> {
     let mut nodes = Vec::new();
     for node in &lab.nodes {
+        let receive = node.agent_status()?.receive.with_context(|| format!("{} does not say how it receives", node.name))?;
         nodes.push(NodeReport {
             name: node.name.clone(),
             kind: "overlay-agent",
@@ -49,7 +50,8 @@ fn who_is_who(lab: &Lab) -> anyhow::Result<Vec<NodeReport>> {
             pod_cidr: node.pod_cidr.to_string(),
             gateway: node.gateway().to_string(),
             vtep_mac: node.vtep_mac(),
-            receive: receive(node)?,
+            receive: receive.mode,
+            receive_reason: receive.reason,
             pods: pods(&node.pods)?,
         });
     }
@@ -62,6 +64,7 @@ fn who_is_who(lab: &Lab) -> anyhow::Result<Vec<NodeReport>> {
             gateway: node.gateway().to_string(),
             vtep_mac: node.vtep_mac.clone(),
             receive: "kernel".to_owned(),
+            receive_reason: "foreign node: the kernel's vxlan as flannel sets it up".to_owned(),
             pods: pods(&node.pods)?,
         });
     }
@@ -70,13 +73,6 @@ fn who_is_who(lab: &Lab) -> anyhow::Result<Vec<NodeReport>> {
 
 fn pods(pods: &[Pod]) -> anyhow::Result<Vec<PodReport>> {
     pods.iter().map(|pod| Ok(PodReport { name: pod.name.clone(), address: pod.address.to_string(), mtu: pod.ns.mtu("eth0")? })).collect()
-}
-
-/// The rung a node receives on, as its agent says it.
-fn receive(node: &Node) -> anyhow::Result<String> {
-    let status = node.status()?;
-    let rung = status["receive"]["mode"].as_str().with_context(|| format!("{} does not say how it receives: {status}", node.name))?;
-    Ok(rung.to_owned())
 }
 
 fn matrix(from: &[Endpoint<'_>], to: &[Endpoint<'_>]) -> anyhow::Result<Vec<Cell>> {

@@ -1,17 +1,21 @@
 //! The report as text for a person: aligned tables, units, colour only on a terminal.
 
-use super::report::{Cell, Departure, MapReport, NodeReport, Report};
+use super::report::{Cell, Departure, MapReport, NodeReport, PodReport, Report};
 use comfy_table::{Cell as TableCell, CellAlignment, Color, ContentArrangement, LineStyle, Table, TableStyle};
+use serde_json::Value;
 use std::fmt::Write as _;
 
-/// Lines of a map dump that are shown.
-const EXCERPT: usize = 30;
+/// Entries of a map that are shown.
+const EXCERPT: usize = 8;
+
+/// Where lines of map entries are broken, in characters.
+const WIDTH: usize = 110;
 
 /// The whole report.
 pub(super) fn text(report: &Report) -> String {
-    let mut text = format!("\nWho is who (underlay {}, MTU {})\n{}\n", report.underlay, report.mtu, nodes(&report.nodes));
-    let _ = writeln!(text, "\nEvery pod pings every other pod: round trip in ms, from the row to the column\n{}", matrix(&report.pods));
-    let _ = writeln!(text, "\nEvery node pings every pod: round trip in ms, from the row to the column\n{}", matrix(&report.hosts));
+    let mut text = format!("\nWho is who (underlay {}, MTU {})\n{}", report.underlay, report.mtu, nodes(&report.nodes));
+    let _ = write!(text, "\nEvery pod pings every other pod: round trip in ms, from the row to the column\n{}", matrix(&report.pods));
+    let _ = write!(text, "\nEvery node pings every pod: round trip in ms, from the row to the column\n{}", matrix(&report.hosts));
     let transfer = &report.transfer;
     let _ = match &transfer.error {
         None => writeln!(
@@ -44,29 +48,42 @@ fn table() -> Table {
     table
 }
 
-fn nodes(nodes: &[NodeReport]) -> Table {
+/// The table without the blanks comfy-table pads lines with.
+fn lines(table: &Table) -> String {
+    table.lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
+}
+
+fn nodes(nodes: &[NodeReport]) -> String {
     let mut table = table();
-    table.set_header(["node", "runs", "address", "pod network", "gateway", "tunnel MAC", "receives by", "pod", "pod address", "MTU"]);
+    table.set_header(["node", "address", "pod network", "gateway", "tunnel MAC", "receives", "pods", "", "MTU"]);
     for node in nodes {
-        let column = |text: fn(&super::report::PodReport) -> String| node.pods.iter().map(text).collect::<Vec<_>>().join("\n");
+        let column = |text: fn(&PodReport) -> String| node.pods.iter().map(text).collect::<Vec<_>>().join("\n");
         table.add_row([
             node.name.clone(),
-            node.kind.to_owned(),
             node.address.clone(),
             node.pod_cidr.clone(),
             node.gateway.clone(),
             node.vtep_mac.clone(),
-            node.receive.clone(),
+            format!("by {}", node.receive),
             column(|pod| pod.name.clone()),
             column(|pod| pod.address.clone()),
             column(|pod| pod.mtu.to_string()),
         ]);
     }
-    table
+    let mut text = lines(&table);
+    let mut told: Vec<&str> = Vec::new();
+    for node in nodes.iter().filter(|node| !node.receive_reason.is_empty()) {
+        // Once for all nodes that say the same.
+        if !told.contains(&node.receive_reason.as_str()) {
+            let _ = writeln!(text, " {} receives by {}: {}", node.name, node.receive, node.receive_reason);
+            told.push(&node.receive_reason);
+        }
+    }
+    text
 }
 
 /// Rows and columns in the order they first occur.
-fn matrix(cells: &[Cell]) -> Table {
+fn matrix(cells: &[Cell]) -> String {
     let names = |name: fn(&Cell) -> &str| {
         let mut names: Vec<&str> = Vec::new();
         for cell in cells {
@@ -91,7 +108,7 @@ fn matrix(cells: &[Cell]) -> Table {
         });
         table.add_row(std::iter::once(TableCell::new(row)).chain(line));
     }
-    table
+    lines(&table)
 }
 
 fn verdict_of(cell: &Cell) -> TableCell {
@@ -102,33 +119,51 @@ fn verdict_of(cell: &Cell) -> TableCell {
 }
 
 fn excerpt(map: &MapReport) -> String {
-    let mut text = format!("\n{} of {}, {} entries:  {}\n", map.map, map.node, map.entries.len(), map.command);
-    for (number, entry) in map.entries.iter().enumerate() {
-        if number == EXCERPT {
-            let _ = writeln!(text, "  … {} more", map.entries.len() - number);
-            break;
+    let mut text = format!("\n{} of {}, {} entries ({})\n", map.map, map.node, map.entries.len(), map.command);
+    let mut entries: Vec<(String, &Value)> = map.entries.iter().map(|entry| (key(&entry["key"]), &entry["value"])).collect();
+    entries.sort_by_key(|(key, _)| key.clone());
+    let width = entries.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    for (key, value) in entries.iter().take(EXCERPT) {
+        let mut line = format!(" {key:width$}");
+        for field in fields(value) {
+            if line.len() + 2 + field.len() > WIDTH {
+                let _ = writeln!(text, "{line}");
+                line = format!(" {:width$}", "");
+            }
+            let _ = write!(line, "  {field}");
         }
-        let _ = writeln!(text, "  {} → {}", fields(&entry["key"]), fields(&entry["value"]));
+        let _ = writeln!(text, "{line}");
+    }
+    if let Some(more @ 1..) = entries.len().checked_sub(EXCERPT) {
+        let _ = writeln!(text, " … {more} more");
     }
     text
 }
 
-/// A value of a map on one line, its fields by name; padding is left out.
-fn fields(value: &serde_json::Value) -> String {
-    use serde_json::Value;
+/// A key of a map: an address, or the network a longest-prefix-match key stands for.
+fn key(key: &Value) -> String {
+    match key {
+        Value::Object(prefix) => format!("{}/{}", scalar(&prefix["data"]), prefix["prefix_len"]),
+        other => scalar(other),
+    }
+}
+
+/// The fields of a value with their names; padding is left out.
+fn fields(value: &Value) -> Vec<String> {
+    let Value::Object(fields) = value else { return vec![scalar(value)] };
+    fields.iter().filter(|(name, _)| !name.starts_with("pad")).map(|(name, value)| format!("{name} {}", scalar(value))).collect()
+}
+
+fn scalar(value: &Value) -> String {
     match value {
-        Value::Object(fields_by_name) => {
-            let shown = fields_by_name.iter().filter(|(name, _)| !name.starts_with("pad"));
-            shown.map(|(name, value)| format!("{name} {}", fields(value))).collect::<Vec<_>>().join(", ")
-        }
         Value::Array(bytes) => bytes_as_written(bytes),
         other => other.to_string(),
     }
 }
 
 /// Four bytes are an address, six a MAC.
-fn bytes_as_written(bytes: &[serde_json::Value]) -> String {
-    let numbers: Vec<u64> = bytes.iter().filter_map(serde_json::Value::as_u64).collect();
+fn bytes_as_written(bytes: &[Value]) -> String {
+    let numbers: Vec<u64> = bytes.iter().filter_map(Value::as_u64).collect();
     let join = |text: fn(&u64) -> String, between: &str| numbers.iter().map(text).collect::<Vec<_>>().join(between);
     match numbers.len() {
         4 => join(u64::to_string, "."),
@@ -180,7 +215,7 @@ mod tests {
         let names = ["node-1-pod-1", "node-1-pod-2", "node-2-pod-1"];
         let pairs = names.iter().flat_map(|from| names.iter().map(move |to| (from, to))).filter(|(from, to)| from != to);
         let cells: Vec<Cell> = pairs.map(|(from, to)| cell(from, to, if *to == "node-2-pod-1" { 1 } else { 3 })).collect();
-        let text = matrix(&cells).to_string();
+        let text = matrix(&cells);
         let rows: Vec<&str> = text.lines().filter(|line| line.contains("node-") && line.contains("ok")).collect();
         assert_eq!(rows.len(), 3, "{text}");
         assert_eq!(rows[0].split_whitespace().collect::<Vec<_>>(), ["node-1-pod-1", "·", "0.081", "ok", "2", "of", "3", "lost"], "{text}");
@@ -190,7 +225,7 @@ mod tests {
     #[test]
     fn map_entries_are_written_as_an_operator_writes_them() {
         let value = json!({"vtep_mac": [14, 79, 192, 168, 50, 11], "pad": [0, 0], "source": [192, 168, 50, 12], "ifindex": 2});
-        let text = fields(&value);
+        let text = fields(&value).join(", ");
         for part in ["vtep_mac 0e:4f:c0:a8:32:0b", "source 192.168.50.12", "ifindex 2"] {
             assert!(text.contains(part), "{text}");
         }

@@ -43,8 +43,10 @@ pub struct NodeReport {
     pub gateway: String,
     /// MAC of its tunnel end.
     pub vtep_mac: String,
-    /// How it receives, and why.
+    /// The rung it receives by.
     pub receive: String,
+    /// Why that one.
+    pub receive_reason: String,
     /// Names and addresses of its pods.
     pub pods: Vec<PodReport>,
 }

@@ -10,7 +10,7 @@ const PAIRS: [(&str, &str); 3] = [("node-1-pod-1", "node-2-pod-1"), ("node-1-pod
 
 pub(crate) fn cases(group: Group) -> Group {
     group
-        .case("datagrams of 1 to 1472 bytes arrive unchanged", |lab| pairs(lab, |from, to| check::every_size(from, to)))
+        .case("datagrams of 1 to 1472 bytes arrive unchanged", |lab| pairs(lab, check::every_size))
         .case("datagrams around every MTU edge arrive unchanged, fragments included", |lab| {
             let mtu = lab.underlay.mtu;
             pairs(lab, |from, to| check::around_edges(from, to, mtu))

@@ -15,6 +15,9 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
+/// `creationTimestamp` of a node that came after the lab's own.
+const LATER: &str = "2026-11-20T08:00:00Z";
+
 /// How long agents may take to follow.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -22,15 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(700);
 
 pub(crate) fn groups() -> Vec<Group> {
-    let config = LabConfig { nodes: 3, ..LabConfig::default() };
+    let config = LabConfig { nodes: 3, foreign: 1, ..LabConfig::default() };
     vec![
         Group::new("the list of nodes", config)
-            .case("maps hold exactly the nodes of the list, with the MACs that lead there", |lab| settled(lab))
+            .case("maps hold exactly the nodes of the list, with the MACs that lead there", settled)
             .case("bpftool prints the maps with names a person understands", named_fields)
             .case("a list that says the same in another order causes no pass", same_list)
             .case("a node that is taken out is forgotten, and reached again when it returns", removed)
             .case("a node that joins is reached", joined)
             .case("a node whose address changes is reached at the new one", address_changed)
+            .case("a foreign node whose tunnel MAC changes is reached by the new one", vtep_changed)
             .case("a node whose pod network changes is known by the new one", network_changed)
             .case("many changes in a row end in the right state, whatever their order", shuffled)
             .case("a second node with the same podCIDR takes nothing from the first", duplicate)
@@ -70,13 +74,7 @@ fn maps_match(lab: &Lab) -> anyhow::Result<()> {
 /// The maps match the file soon, and every pod reaches every other.
 fn settled(lab: &mut Lab) -> anyhow::Result<()> {
     eventually(PATIENCE, || maps_match(lab).and_then(|()| next_hops_resolved(lab)))?;
-    let pods = lab.pods();
-    for from in &pods {
-        for to in pods.iter().filter(|to| to.name != from.name) {
-            check::reaches(from, to)?;
-        }
-    }
-    Ok(())
+    check::all_pods(lab)
 }
 
 /// In one subnet the next hop is the node itself: its MAC stands in NODES.
@@ -84,10 +82,13 @@ fn next_hops_resolved(lab: &Lab) -> anyhow::Result<()> {
     for node in &lab.nodes {
         for entry in bpf::dump(&node.pins(), map::NODES)? {
             let address = bpf::address(&entry["key"])?;
-            let Some(peer) = lab.nodes.iter().find(|peer| peer.address == address) else { continue };
-            let (found, wanted) = (mac(&entry["value"]["next_hop_mac"])?, peer.ns.mac("eth0")?);
-            ensure!(found == wanted, "{} would send to {} by {found}, not {wanted}", node.name, peer.name);
-            ensure!(mac(&entry["value"]["vtep_mac"])? == peer.vtep_mac(), "{} has another VTEP MAC for {}", node.name, peer.name);
+            let ours = lab.nodes.iter().map(|peer| (&peer.ns, peer.address, peer.vtep_mac()));
+            let foreign = lab.foreign.iter().map(|peer| (&peer.ns, peer.address, peer.vtep_mac.clone()));
+            let Some((ns, _, vtep_mac)) = ours.chain(foreign).find(|(_, of, _)| *of == address) else { continue };
+            let (found, wanted) = (mac(&entry["value"]["next_hop_mac"])?, ns.mac("eth0")?);
+            ensure!(found == wanted, "{} would send to {address} by {found}, not {wanted}", node.name);
+            let found = mac(&entry["value"]["vtep_mac"])?;
+            ensure!(found == vtep_mac, "{} has for {address} the VTEP MAC {found}, not {vtep_mac}", node.name);
         }
     }
     Ok(())
@@ -157,17 +158,19 @@ fn others_match(lab: &Lab, but: &str) -> anyhow::Result<()> {
 }
 
 fn joined(lab: &mut Lab) -> anyhow::Result<()> {
-    let place = lab.underlay.place(4);
-    let node = Node::create(&lab.underlay, place, 4, lab.nodes_file.path(), lab.nodes[0].config.receive_mode)?;
+    let place = lab.underlay.place(5);
+    let node = Node::create(&lab.underlay, place, 5, lab.nodes_file.path(), lab.nodes[0].config.receive_mode)?;
     lab.nodes_file.entries.push(node.entry());
     lab.nodes_file.write_atomic()?;
     lab.nodes.push(node);
     let node = &mut lab.nodes[3];
     node.start_agent()?;
     node.add_pod()?;
+    lab.introduce()?;
     settled(lab)?;
-    lab.forget("node-4")?;
+    lab.forget("node-5")?;
     lab.nodes.pop();
+    lab.introduce()?;
     settled(lab)
 }
 
@@ -191,8 +194,20 @@ fn move_to(lab: &mut Lab, index: usize, address: Ipv4Addr) -> anyhow::Result<()>
     node.address = address;
     let (name, pod_cidr) = (node.name.clone(), node.pod_cidr);
     lab.underlay.route_pods(pod_cidr, address)?;
+    lab.introduce()?;
     lab.nodes_file.entry(&name)?.address = Some(address);
     lab.nodes_file.write_atomic()
+}
+
+fn vtep_changed(lab: &mut Lab) -> anyhow::Result<()> {
+    let old = lab.foreign[0].vtep_mac.clone();
+    for mac in ["02:00:5e:10:00:01", &old] {
+        lab.foreign[0].set_vtep_mac(mac)?;
+        *lab.nodes_file.entry("node-4")? = lab.foreign[0].entry();
+        lab.nodes_file.write_atomic()?;
+        settled(lab).with_context(|| format!("after the change to {mac}"))?;
+    }
+    Ok(())
 }
 
 fn network_changed(lab: &mut Lab) -> anyhow::Result<()> {
@@ -216,9 +231,9 @@ fn shuffled(lab: &mut Lab) -> anyhow::Result<()> {
         list.rotate_left(step % entries.len());
         lab.nodes_file.entries = list;
         if step % 2 == 0 {
-            lab.nodes_file.write_atomic()?
+            lab.nodes_file.write_atomic()?;
         } else {
-            lab.nodes_file.write_in_place()?
+            lab.nodes_file.write_in_place()?;
         }
         thread::sleep(Duration::from_millis(u64::try_from(step)? * 13 % 40));
     }
@@ -261,14 +276,14 @@ fn rejected(lab: &mut Lab, entry: &NodeEntry, reason: &str) -> anyhow::Result<()
 
 fn duplicate(lab: &mut Lab) -> anyhow::Result<()> {
     let cidr = lab.nodes[1].pod_cidr;
-    let mut second = NodeEntry::new("a-second-node", Ipv4Addr::new(192, 168, 50, 99), &cidr);
-    "2026-11-20T08:00:00Z".clone_into(&mut second.created);
-    rejected(lab, &second, "node-2")
+    let second = NodeEntry::new("a-second-node", Ipv4Addr::new(192, 168, 50, 99), &cidr);
+    rejected(lab, &NodeEntry { created: LATER.to_owned(), ..second }, "node-2")
 }
 
 fn malformed(lab: &mut Lab) -> anyhow::Result<()> {
     let address = Ipv4Addr::new(192, 168, 50, 99);
-    let bad = |pod_cidr: &str| NodeEntry::new("bad-node", address, &pod_cidr);
+    // Younger than the others, or its network would be the one that counts.
+    let bad = |pod_cidr: &str| NodeEntry { created: LATER.to_owned(), ..NodeEntry::new("bad-node", address, &pod_cidr) };
     rejected(lab, &bad("10.244.99.0"), "10.244.99.0")?;
     rejected(lab, &bad("10.244.99.7/24"), "host bits")?;
     rejected(lab, &bad("10.244.0.0/16"), "overlaps")?;

@@ -27,6 +27,13 @@ pub(crate) fn reaches(from: &Endpoint<'_>, to: &Endpoint<'_>) -> anyhow::Result<
     reaches_at(from, to, to.address)
 }
 
+/// Every pod reaches every other.
+pub(crate) fn all_pods(lab: &Lab) -> anyhow::Result<()> {
+    let pods = lab.pods();
+    let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))).filter(|(from, to)| from.name != to.name);
+    pairs.into_iter().try_for_each(|(from, to)| reaches(from, to))
+}
+
 /// A pod, a node or the outside, by name.
 pub(crate) fn end<'lab>(lab: &'lab Lab, name: &str) -> anyhow::Result<Endpoint<'lab>> {
     let mut ends = lab.pods().into_iter().chain(lab.hosts()).chain([lab.outside()]);

@@ -39,9 +39,9 @@ pub(crate) fn trials() -> Vec<Trial> {
             Ok(())
         }),
         trial("the demo works, says so, and leaves nothing", demo_works),
-        trial("a demo killed while it stays up leaves nothing", || killed_when("The lab stays up", 0)),
-        trial("a demo killed while it builds leaves nothing", || killed_when("agents", 5)),
-        trial("a demo killed while packets fly leaves nothing", || killed_when("bulk transfer", 50)),
+        trial("a demo killed while it stays up leaves nothing", || killed_when("The lab stays up", 0, false)),
+        trial("a demo killed while it builds leaves nothing", || killed_when("nodes:", 20, true)),
+        trial("a demo killed while packets fly leaves nothing", || killed_when("bulk transfer", 50, false)),
         trial("Ctrl-C ends a demo that stays up, and nothing is left", interrupted),
     ]
 }
@@ -122,34 +122,37 @@ fn demo_works() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A demo that has said `word` on standard error.
-fn demo_at(word: &str) -> anyhow::Result<Child> {
+/// A demo that has said `word` on standard error, and the rest of what it says: read or not, it has to stay open.
+fn demo_at(word: &str) -> anyhow::Result<(Child, impl Sized)> {
     let mut child = demo(&["--keep"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().context("start the demo")?;
     let stderr = child.stderr.take().context("no standard error")?;
     let mut said = String::new();
-    for line in BufReader::new(stderr).lines() {
-        let line = line?;
-        if line.contains(word) {
-            return Ok(child);
+    let mut stderr = BufReader::new(stderr);
+    loop {
+        let start = said.len();
+        if stderr.read_line(&mut said)? == 0 {
+            break;
         }
-        said.push_str(&line);
-        said.push('\n');
+        if said[start..].contains(word) {
+            return Ok((child, stderr));
+        }
     }
     anyhow::bail!("the demo ended ({}) without {word:?}:\n{said}", child.wait()?)
 }
 
-/// Kills the demo (SIGKILL) some milliseconds after it has said `word`.
-fn killed_when(word: &str, milliseconds: u64) -> anyhow::Result<()> {
-    let mut child = demo_at(word)?;
+/// Kills the demo (SIGKILL) some milliseconds after it has said `word`: while it is still `building`, or with programs loaded.
+fn killed_when(word: &str, milliseconds: u64, building: bool) -> anyhow::Result<()> {
+    let (mut child, _stderr) = demo_at(word)?;
     thread::sleep(Duration::from_millis(milliseconds));
     let programs = programs_of(&child)?;
+    ensure!(programs.is_empty() == building, "the demo had the programs {programs:?}");
     child.kill().context("kill the demo")?;
     child.wait()?;
     eventually(PATIENCE, || no_program_of(&programs))
 }
 
 fn interrupted() -> anyhow::Result<()> {
-    let mut child = demo_at("The lab stays up")?;
+    let (mut child, _stderr) = demo_at("The lab stays up")?;
     let programs = programs_of(&child)?;
     ensure!(!programs.is_empty(), "the demo runs without programs");
     kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
@@ -168,7 +171,10 @@ fn programs_of(demo: &Child) -> anyhow::Result<BTreeSet<u64>> {
         for program in program::ALL {
             let pin = format!("/run/overlay/{node}/bpf/overlay/v1/progs/{program}");
             let mut show = Command::new("nsenter");
-            show.arg(format!("--mount={init}/ns/mnt")).args(["--", "bpftool", "--json", "prog", "show", "pinned", &pin]);
+            // Into its PID namespace too: bpftool looks at its own descriptors in /proc, and the /proc of those mounts is that namespace's.
+            show.arg(format!("--mount={init}/ns/mnt"))
+                .arg(format!("--pid={init}/ns/pid"))
+                .args(["--", "bpftool", "--json", "prog", "show", "pinned", &pin]);
             // Not pinned yet: nothing to look for.
             if let Ok(shown) = serde_json::from_slice::<Value>(&command::output(&mut show)?.stdout) {
                 ids.extend(shown["id"].as_u64());
