@@ -6,7 +6,7 @@
 use crate::build_ebpf::{self, Variant};
 use crate::refusal::ChildFailed;
 use crate::setup::{self, Purpose};
-use crate::{build, kernels, refusal, step};
+use crate::{kernels, refusal, step};
 use anyhow::{Context as _, Result};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -79,6 +79,13 @@ impl AddAssign for Tally {
     }
 }
 
+/// Every package that compiles for the host. Selecting all of them, where one has the test, keeps cargo from compiling their common
+/// dependencies once more with the features that one package alone asks for.
+const HOST: [&str; 3] = ["--workspace", "--exclude", "overlay-ebpf"];
+
+/// Failed and skipped tests named again at the end. When there are more, the first ones have most likely the same cause.
+const REMARKS: usize = 40;
+
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
     // kernels needs no compilation of its own and ends in seconds: before lab, which takes longest.
@@ -96,8 +103,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         total.fail("no test has that name".to_owned());
     }
     println!();
-    for remark in &total.remarks {
+    for remark in total.remarks.iter().take(REMARKS) {
         println!("{remark}");
+    }
+    if let Some(more @ 1..) = total.remarks.len().checked_sub(REMARKS) {
+        println!("and {more} more above");
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     // The summary has said it all.
@@ -115,14 +125,14 @@ fn run_suite(suite: Suite, harness: &[String], skippable: bool) -> Result<Tally>
         Suite::Prog => {
             setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
             build_ebpf::build(Variant::Release)?;
-            ("prog", cargo_test(&["--package", "overlay-lab", "--test", "prog"]))
+            ("prog", cargo_test(&[&HOST[..], &["--test", "prog"]].concat()))
         }
         Suite::Lab => {
             setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
             build_ebpf::build(Variant::Release)?;
-            // The lab starts the agent as a program: `cargo test` alone would not build it.
-            build::host(false)?;
-            ("lab", cargo_test(&["--package", "overlay-lab", "--test", "lab"]))
+            // The lab starts the agent as a program, which `cargo test` would not build.
+            step::loud(step::cargo().arg("build").args(HOST).args(["--bins", "--test", "lab"]))?;
+            ("lab", cargo_test(&[&HOST[..], &["--test", "lab"]].concat()))
         }
         // Named on the command line it fails where it cannot work; as one of all suites it is skipped there.
         Suite::Kernels if skippable && !setup::can_install() => {
