@@ -5,6 +5,12 @@
 
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the entry macros hand contexts over by value")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "helpers take C's int, and no length of a packet or a structure comes near 2^31"
+)]
 
 mod count;
 mod deliver;
@@ -69,7 +75,7 @@ fn tc_verdict(ctx: &TcContext, program: &str, verdict: Result<i32, DropReason>) 
     verdict.unwrap_or_else(|reason| {
         count::drop(reason);
         log::dropped(ctx, program, reason);
-        TC_ACT_SHOT as i32
+        TC_ACT_SHOT
     })
 }
 

@@ -15,9 +15,7 @@ use overlay_common::encap::Peer;
 use overlay_common::packet::Packet;
 use overlay_common::parse::{self, Datagram, Malformed};
 use overlay_common::reason::DropReason;
-use overlay_common::wire::{
-    ArpPacket, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, PROTOCOL_UDP,
-};
+use overlay_common::wire::{ArpPacket, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, PROTOCOL_UDP};
 
 /// The gateway every pod has, without anyone having that address: its MAC is the host's end of the veth.
 const POD_GATEWAY: [u8; 4] = [169, 254, 1, 1];
@@ -151,5 +149,5 @@ fn arp(mut view: TcView<'_>, veth: &Veth) -> Result<i32, DropReason> {
     count::flow(Flow::PodArp, len);
     // SAFETY: the helper takes plain values. Out by the veth it came from: back to the pod.
     let verdict = unsafe { bpf_redirect(view.ifindex(), 0) };
-    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
 }

@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
 /// Length of an IPv4 header with all the options it can have.
 const LONGEST_IPV4_LEN: usize = 60;
 
-/// `skb->pkt_type`: addressed to us (include/uapi/linux/if_packet.h).
+/// `skb->pkt_type`: addressed to us (`include/uapi/linux/if_packet.h`).
 pub(crate) const PACKET_HOST: u32 = 0;
 
 /// Reads `T` at `data + offset` if it ends at or before `data_end`.
