@@ -85,7 +85,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// Names or values in the configuration file are wrong; all of them are listed.
-    #[error("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    #[error("{}", told(problems))]
     Wrong {
         /// One per wrong line.
         problems: Vec<Problem>,
@@ -127,6 +127,15 @@ pub enum Wrong {
     },
 }
 
+/// Every problem in a line of its own, and the known names if one was not known.
+fn told(problems: &[Problem]) -> String {
+    let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    if problems.iter().any(|problem| matches!(problem.what, Wrong::UnknownName { .. })) {
+        lines.push(format!("known settings: {}", known_names().join(", ")));
+    }
+    lines.join("\n")
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.path.display(), self.line)?;
@@ -136,7 +145,7 @@ impl fmt::Display for Problem {
                 if let Some(nearest) = nearest {
                     write!(f, "; did you mean \"{nearest}\"?")?;
                 }
-                write!(f, " Known settings: {}", known_names().join(", "))
+                Ok(())
             }
             Wrong::BadValue { name, value, fix } => write!(f, "{name}: {value} cannot be used: {fix}"),
         }

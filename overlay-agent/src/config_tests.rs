@@ -145,8 +145,9 @@ fn bad_values_are_answered_with_name_value_and_fix() {
 fn all_wrong_lines_are_told_at_once() {
     let error = parse("port: 0\nvni: 3\ncolour: red\n").unwrap_err();
     let lines: Vec<_> = error.lines().collect();
-    assert_eq!(lines.len(), 2, "{error}");
+    assert_eq!(lines.len(), 3, "{error}");
     assert!(lines[0].starts_with("overlay.yaml:1: port") && lines[1].starts_with("overlay.yaml:3: unknown"), "{error}");
+    assert!(lines[2].starts_with("known settings: node-name, "), "{error}");
 }
 
 #[test]

@@ -187,27 +187,54 @@ async fn sees_an_edit_of_a_file_behind_a_link_into_another_directory() {
     snapshot(&mut source, &expected(&[2])).await;
 }
 
+/// A list of nodes 1 to 4 with `kind` first, cut behind the first node. Both parts: nothing but the open file tells that the first is not
+/// the whole.
+fn two_halves() -> (String, String) {
+    let whole = yaml(&list(&[node(1), node(2), node(3), node(4)]));
+    let whole = whole.replace("kind: List\n", "").replace("apiVersion: v1\nitems", "kind: List\nitems");
+    let items: Vec<usize> = whole.match_indices("- apiVersion: v1\n  kind: Node\n").map(|(at, _)| at).collect();
+    let (head, tail) = whole.split_at(items[1]);
+    let head = head.trim_end_matches(' ');
+    assert!(head.starts_with("kind: List\n") && items.len() == 4, "{head}");
+    (head.to_owned(), format!("{}{tail}", &whole[head.len()..items[1]]))
+}
+
 #[tokio::test]
 async fn never_reads_a_file_its_writer_has_not_closed() {
     let nodes = Nodes::new(&[1, 2, 3]);
     let mut source = followed(&nodes.path(), &[1, 2, 3]).await;
-    // Kind first, so that a part of the list is a list: nothing but the open file tells that it is not whole.
-    let whole = yaml(&list(&[node(1), node(2), node(3), node(4)]))
-        .replace("kind: List\n", "")
-        .replace("apiVersion: v1\nitems", "kind: List\nitems");
-    assert!(whole.starts_with("kind: List\n"), "{}", &whole[..40]);
-    let second_item =
-        whole.match_indices("\n- ").nth(1).map_or_else(|| whole.match_indices("\n  - apiVersion").nth(1).unwrap().0, |(at, _)| at);
-    let (head, tail) = whole.split_at(second_item + 1);
+    let (head, tail) = two_halves();
+    assert_eq!(overlay_agent::cluster::list::parse(&head).unwrap().len(), 1);
+    for made_anew in [false, true] {
+        if made_anew {
+            fs::remove_file(nodes.path()).unwrap();
+            state(&mut source, failing).await;
+        }
+        let mut file = fs::File::create(nodes.path()).unwrap();
+        file.write_all(head.as_bytes()).unwrap();
+        file.flush().unwrap();
+        // Events about other files must not be mistaken for the end of the writing.
+        fs::write(nodes.directory.path().join("other"), "x").unwrap();
+        stays(&mut source.topology, A_WHILE).await;
+        file.write_all(tail.as_bytes()).unwrap();
+        drop(file);
+        snapshot(&mut source, &expected(&[1, 2, 3, 4])).await;
+        state(&mut source, healthy).await;
+    }
+}
 
-    let mut file = fs::File::create(nodes.path()).unwrap();
-    file.write_all(head.as_bytes()).unwrap();
-    file.flush().unwrap();
-    stays(&mut source.topology, A_WHILE).await;
-    assert!(healthy(&source.state.borrow()));
-    file.write_all(tail.as_bytes()).unwrap();
-    drop(file);
-    snapshot(&mut source, &expected(&[1, 2, 3, 4])).await;
+#[tokio::test]
+async fn sees_a_link_that_is_pointed_at_another_file() {
+    let nodes = Nodes::new(&[1]);
+    let other = nodes.directory.path().join("other.yaml");
+    fs::write(&other, text(&[1, 2])).unwrap();
+    let link = nodes.directory.path().join("link.yaml");
+    symlink("nodes.yaml", &link).unwrap();
+    let mut source = followed(&link, &[1]).await;
+    fs::remove_file(&link).unwrap();
+    state(&mut source, failing).await;
+    symlink("other.yaml", &link).unwrap();
+    snapshot(&mut source, &expected(&[1, 2])).await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use crate::wire::{
     ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, IPV4_LEN, Ipv4Header, PROTOCOL_ICMP,
     PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, UDP_LEN, UdpHeader, VXLAN_LEN, VxlanHeader,
 };
+use zerocopy::{FromBytes, Unaligned};
 
 /// Offset of the outer UDP header: outer options are not accepted.
 const UDP_OFFSET: usize = ETHERNET_LEN + IPV4_LEN;
@@ -17,8 +18,6 @@ const UDP_OFFSET: usize = ETHERNET_LEN + IPV4_LEN;
 const VXLAN_OFFSET: usize = UDP_OFFSET + UDP_LEN;
 /// Offset of the inner Ethernet header.
 pub const INNER_OFFSET: usize = VXLAN_OFFSET + VXLAN_LEN;
-/// Bytes a receiver looks at: up to the end of an inner IPv4 header without options, and the ports behind it.
-pub const RECEIVE_HEADERS: usize = INNER_OFFSET + ETHERNET_LEN + IPV4_LEN + 4;
 
 /// An outer header that was found to be ours and in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,18 +56,14 @@ pub enum Malformed {
 /// A packet that is ours and malformed.
 #[inline(always)]
 pub fn outer<P: Packet + ?Sized>(packet: &P, settings: &Settings) -> Result<Option<Tunnel>, DropReason> {
-    let Some(ethernet) = packet.read::<EthernetHeader>(0) else { return Ok(None) };
-    if ethernet.ethertype.get() != ETHERTYPE_IPV4 {
-        return Ok(None);
-    }
-    let Some(ip) = packet.read::<Ipv4Header>(ETHERNET_LEN) else { return Ok(None) };
-    if ip.destination != settings.address || ip.protocol != PROTOCOL_UDP || ip.is_later_fragment() {
+    // One bounds check for all four headers; what is shorter cannot be accepted and is looked at piece by piece.
+    let Some(OuterHeaders { ethernet, ip, udp, vxlan }) = packet.read(0) else { return cut_short(packet, settings) };
+    if ethernet.ethertype.get() != ETHERTYPE_IPV4 || !is_candidate(&ip, settings) {
         return Ok(None);
     }
     if ip.version_ihl != 0x45 {
         return odd_header(packet, settings, &ip);
     }
-    let Some(udp) = packet.read::<UdpHeader>(UDP_OFFSET) else { return Ok(None) };
     if u32::from(udp.destination_port.get()) != settings.port {
         return Ok(None);
     }
@@ -76,7 +71,6 @@ pub fn outer<P: Packet + ?Sized>(packet: &P, settings: &Settings) -> Result<Opti
     if ip.is_fragment() {
         return Err(DropReason::OuterFragment);
     }
-    let Some(vxlan) = packet.read::<VxlanHeader>(VXLAN_OFFSET) else { return Err(DropReason::Short) };
     let total_len = usize::from(ip.total_len.get());
     let end = ETHERNET_LEN + total_len;
     if total_len < ENCAP_OVERHEAD as usize || usize::from(udp.len.get()) != total_len - IPV4_LEN || packet.len(end) < end {
@@ -95,6 +89,44 @@ pub fn outer<P: Packet + ?Sized>(packet: &P, settings: &Settings) -> Result<Opti
         return Err(DropReason::Vni);
     }
     Ok(Some(Tunnel { source: ip.source, ecn: ip.ecn(), end }))
+}
+
+/// What a frame must begin with to be VXLAN without outer options.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, Unaligned)]
+struct OuterHeaders {
+    ethernet: EthernetHeader,
+    ip: Ipv4Header,
+    udp: UdpHeader,
+    vxlan: VxlanHeader,
+}
+
+/// UDP to this node that is not a later fragment, which has no port to tell by.
+#[inline(always)]
+fn is_candidate(ip: &Ipv4Header, settings: &Settings) -> bool {
+    ip.destination == settings.address && ip.protocol == PROTOCOL_UDP && !ip.is_later_fragment()
+}
+
+/// A frame that ends before its VXLAN header does: ours if it has our port, and then never accepted.
+#[inline(always)]
+fn cut_short<P: Packet + ?Sized>(packet: &P, settings: &Settings) -> Result<Option<Tunnel>, DropReason> {
+    let Some(ethernet) = packet.read::<EthernetHeader>(0) else { return Ok(None) };
+    if ethernet.ethertype.get() != ETHERTYPE_IPV4 {
+        return Ok(None);
+    }
+    let Some(ip) = packet.read::<Ipv4Header>(ETHERNET_LEN) else { return Ok(None) };
+    if !is_candidate(&ip, settings) {
+        return Ok(None);
+    }
+    if ip.version_ihl != 0x45 {
+        return odd_header(packet, settings, &ip);
+    }
+    match packet.read::<UdpHeader>(UDP_OFFSET) {
+        Some(udp) if u32::from(udp.destination_port.get()) == settings.port => {
+            Err(if ip.is_fragment() { DropReason::OuterFragment } else { DropReason::Short })
+        }
+        _ => Ok(None),
+    }
 }
 
 /// An outer header with options or a broken first byte: ours if the port says so, and then never accepted.

@@ -81,7 +81,7 @@ pub(crate) fn redirect_to_pod(mut view: TcView<'_>, ifindex: u32) -> Result<i32,
     view.address_to_host();
     // SAFETY: the helper takes plain values.
     let verdict = unsafe { bpf_redirect_peer(ifindex, 0) };
-    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
 }
 
 /// Redirects a packet that is already addressed to the overlay device's MAC into its ingress.
@@ -89,7 +89,7 @@ pub(crate) fn redirect_to_pod(mut view: TcView<'_>, ifindex: u32) -> Result<i32,
 pub(crate) fn redirect_to_host(settings: &Settings) -> Result<i32, DropReason> {
     // SAFETY: the helper takes plain values.
     let verdict = unsafe { bpf_redirect(settings.overlay_ifindex, u64::from(BPF_F_INGRESS)) };
-    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
 }
 
 /// An address the VXLAN socket of a node answers at: this node's own, its gateway address, or a peer's.

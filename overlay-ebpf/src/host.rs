@@ -10,14 +10,14 @@ use overlay_common::encap::Peer;
 use overlay_common::packet::Packet as _;
 use overlay_common::parse;
 use overlay_common::reason::DropReason;
-use overlay_common::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV4_LEN};
+use overlay_common::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader};
 
 /// `from_host`. The stack has lowered the TTL where it forwarded, and fragmented or refused what is too big.
 #[inline(always)]
 pub(crate) fn from_host(ctx: &TcContext) -> Result<i32, DropReason> {
     let mut view = TcView(ctx);
     let Some(settings) = maps::settings() else { return Ok(PASS) };
-    view.pull(ETHERNET_LEN + IPV4_LEN);
+    view.pull_ipv4(ETHERNET_LEN, 0);
     let ethernet = view.read::<EthernetHeader>(0).ok_or(DropReason::Short)?;
     match ethernet.ethertype.get() {
         ETHERTYPE_IPV4 => {}

@@ -5,10 +5,17 @@
 
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the entry macros hand contexts over by value")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "helpers take C's int, and no length of a packet or a structure comes near 2^31"
+)]
 
 mod count;
 mod deliver;
 mod host;
+mod log;
 mod maps;
 mod pod;
 mod receive;
@@ -18,6 +25,7 @@ mod view;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use overlay_common::abi::program;
 use overlay_common::reason::DropReason;
 
 /// TC: go on with the next program and then the stack (`TCX_NEXT`), so that others at the hook still see the packet.
@@ -32,6 +40,7 @@ const XDP_DROP: u32 = xdp_action::XDP_DROP;
 fn underlay_xdp(ctx: XdpContext) -> u32 {
     receive::xdp(&ctx).unwrap_or_else(|reason| {
         count::drop(reason);
+        log::dropped(&ctx, program::UNDERLAY_XDP, reason);
         XDP_DROP
     })
 }
@@ -39,33 +48,34 @@ fn underlay_xdp(ctx: XdpContext) -> u32 {
 /// TC ingress of the underlay NIC.
 #[classifier]
 fn underlay_tc(ctx: TcContext) -> i32 {
-    tc_verdict(receive::tc(&ctx))
+    tc_verdict(&ctx, program::UNDERLAY_TC, receive::tc(&ctx))
 }
 
 /// TC ingress of the overlay device.
 #[classifier]
 fn from_overlay(ctx: TcContext) -> i32 {
-    tc_verdict(receive::overlay(&ctx))
+    tc_verdict(&ctx, program::FROM_OVERLAY, receive::overlay(&ctx))
 }
 
 /// TC egress of the overlay device.
 #[classifier]
 fn from_host(ctx: TcContext) -> i32 {
-    tc_verdict(host::from_host(&ctx))
+    tc_verdict(&ctx, program::FROM_HOST, host::from_host(&ctx))
 }
 
 /// TC ingress of a pod's host-side veth.
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {
-    tc_verdict(pod::from_pod(&ctx))
+    tc_verdict(&ctx, program::FROM_POD, pod::from_pod(&ctx))
 }
 
 /// Counts a drop and turns it into TC's number for it.
 #[inline(always)]
-fn tc_verdict(verdict: Result<i32, DropReason>) -> i32 {
+fn tc_verdict(ctx: &TcContext, program: &str, verdict: Result<i32, DropReason>) -> i32 {
     verdict.unwrap_or_else(|reason| {
         count::drop(reason);
-        TC_ACT_SHOT as i32
+        log::dropped(ctx, program, reason);
+        TC_ACT_SHOT
     })
 }
 

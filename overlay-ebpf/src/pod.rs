@@ -15,15 +15,13 @@ use overlay_common::encap::Peer;
 use overlay_common::packet::Packet;
 use overlay_common::parse::{self, Datagram, Malformed};
 use overlay_common::reason::DropReason;
-use overlay_common::wire::{
-    ArpPacket, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV4_LEN, PROTOCOL_UDP,
-};
+use overlay_common::wire::{ArpPacket, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, PROTOCOL_UDP};
 
 /// The gateway every pod has, without anyone having that address: its MAC is the host's end of the veth.
 const POD_GATEWAY: [u8; 4] = [169, 254, 1, 1];
 
-/// Bytes of a pod's frame that are looked at: IPv4 without options, and TCP without options for super-packets.
-const HEADERS: usize = ETHERNET_LEN + IPV4_LEN + 20;
+/// Bytes behind a pod's IP header that are looked at: TCP without options, for super-packets.
+const TRANSPORT_LEN: usize = 20;
 
 /// `from_pod`.
 #[inline(always)]
@@ -31,7 +29,7 @@ pub(crate) fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     let mut view = TcView(ctx);
     let Some(settings) = maps::settings() else { return Ok(PASS) };
     let veth = maps::veth(view.ifindex()).ok_or(DropReason::UnknownVeth)?;
-    view.pull(HEADERS);
+    view.pull_ipv4(ETHERNET_LEN, TRANSPORT_LEN);
     let ethernet = view.read::<EthernetHeader>(0).ok_or(DropReason::Short)?;
     if ethernet.source != veth.mac {
         return Err(DropReason::PodSourceMac);
@@ -151,5 +149,5 @@ fn arp(mut view: TcView<'_>, veth: &Veth) -> Result<i32, DropReason> {
     count::flow(Flow::PodArp, len);
     // SAFETY: the helper takes plain values. Out by the veth it came from: back to the pod.
     let verdict = unsafe { bpf_redirect(view.ifindex(), 0) };
-    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
 }

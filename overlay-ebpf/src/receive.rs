@@ -13,13 +13,16 @@ use overlay_common::abi::{Ipv4, Node, Settings, receive};
 use overlay_common::counters::Flow;
 use overlay_common::ecn;
 use overlay_common::packet::Packet;
-use overlay_common::parse::{self, Datagram, INNER_OFFSET, RECEIVE_HEADERS, Tunnel};
+use overlay_common::parse::{self, Datagram, INNER_OFFSET, Tunnel};
 use overlay_common::reason::DropReason;
-use overlay_common::wire::{ETHERNET_LEN, EthernetHeader, PROTOCOL_UDP};
+use overlay_common::wire::{ETHERNET_LEN, EthernetHeader, PROTOCOL_TCP};
 
 /// Mark of a VXLAN packet that `underlay_tc` has checked and leaves to the kernel's vxlan device. It lives from there to
 /// `from_overlay`; kube-proxy's bits 0x4000 and 0x8000 are clear.
 const CHECKED_MARK: u32 = 0x0e4f_0001;
+
+/// Bytes behind the inner IP header that are looked at: the ports, or type and code of an ICMP message.
+const PORTS_LEN: usize = 4;
 
 /// An accepted inner packet.
 struct Accepted {
@@ -98,16 +101,18 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
     if view.is_tagged() || view.packet_type() != PACKET_HOST {
         return Ok(PASS);
     }
-    view.pull(RECEIVE_HEADERS);
+    view.pull_ipv4(INNER_OFFSET + ETHERNET_LEN, PORTS_LEN);
     let Some((tunnel, node)) = tunnel(&view, settings)? else { return Ok(PASS) };
     if settings.receive_mode == receive::KERNEL {
         ctx.set_mark(CHECKED_MARK);
         return Ok(PASS);
     }
     let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, &tunnel, node, settings)?;
-    // `adjust_room` leaves a super-packet marked as tunnelled (as of Linux 6.18). TCP receivers do not care; a UDP receiver splits it
-    // and would look for the tunnel that is gone. The kernel's own decapsulation clears the marks.
-    if datagram.header.protocol == PROTOCOL_UDP && view.gso_size() != 0 {
+    // `adjust_room` leaves a super-packet marked as tunnelled (as of Linux 6.18). A pod's TCP does not care; a UDP receiver splits it and
+    // would look for the tunnel that is gone, and so would a NIC the host's stack may forward it to. It refuses super-packets of other
+    // protocols (SCTP). The kernel's own decapsulation takes all of them and clears the marks.
+    let ends_here = datagram.header.protocol == PROTOCOL_TCP && matches!(receiver, Receiver::Pod(_));
+    if view.gso_size() != 0 && !ends_here {
         ctx.set_mark(CHECKED_MARK);
         return Ok(PASS);
     }
@@ -122,7 +127,7 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
 pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
     let mut view = TcView(ctx);
     let Some(settings) = maps::settings() else { return Ok(PASS) };
-    let Some(key) = tunnel_key(ctx) else { return Ok(PASS) };
+    let Some(key) = tunnel_key(ctx)? else { return Ok(PASS) };
     if view.mark() != CHECKED_MARK {
         return Err(DropReason::KernelDecapOff);
     }
@@ -135,7 +140,7 @@ pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
     if view.is_tagged() {
         return Err(DropReason::InnerVlan);
     }
-    view.pull(ETHERNET_LEN + RECEIVE_HEADERS - INNER_OFFSET);
+    view.pull_ipv4(ETHERNET_LEN, PORTS_LEN);
     // The kernel has combined the ECN bits already (drivers/net/vxlan/vxlan_core.c, `vxlan_ecn_decapsulate`).
     let tunnel = Tunnel { source: key.remote, ecn: ecn::NOT_ECT, end: view.len(0) };
     let Accepted { datagram, receiver, ecn } = judge(&view, 0, &tunnel, node, settings)?;
@@ -173,13 +178,22 @@ struct TunnelKey {
 }
 
 /// The tunnel metadata, if the packet has any.
+///
+/// # Errors
+/// [`DropReason::KernelDecapOff`]: it has some that is not of IPv4. A vxlan device in external mode listens on IPv6 too, and nothing has
+/// checked what came in there.
 #[inline(always)]
-fn tunnel_key(ctx: &TcContext) -> Option<TunnelKey> {
+fn tunnel_key(ctx: &TcContext) -> Result<Option<TunnelKey>, DropReason> {
+    /// EINVAL, negative: the packet has no tunnel metadata. Metadata of another address family gives EPROTO (net/core/filter.c,
+    /// `bpf_skb_get_tunnel_key`).
+    const NO_METADATA: i64 = -22;
     let mut key = MaybeUninit::<bpf_tunnel_key>::zeroed();
     // SAFETY: the helper fills the whole structure or returns an error.
     let result = unsafe { bpf_skb_get_tunnel_key(ctx.skb.skb, key.as_mut_ptr(), size_of::<bpf_tunnel_key>() as u32, 0) };
-    if result != 0 {
-        return None;
+    match result {
+        0 => {}
+        NO_METADATA => return Ok(None),
+        _ => return Err(DropReason::KernelDecapOff),
     }
     // SAFETY: zeroed above and filled by the helper; every bit pattern is valid. The helper gives the address in host order
     // (net/core/filter.c, `bpf_skb_get_tunnel_key`).
@@ -187,5 +201,5 @@ fn tunnel_key(ctx: &TcContext) -> Option<TunnelKey> {
         let key = key.assume_init_ref();
         (key.tunnel_id, key.__bindgen_anon_1.remote_ipv4)
     };
-    Some(TunnelKey { remote: remote.to_be_bytes(), vni })
+    Ok(Some(TunnelKey { remote: remote.to_be_bytes(), vni }))
 }

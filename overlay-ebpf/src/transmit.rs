@@ -56,7 +56,7 @@ pub(crate) fn encapsulate(
         // SAFETY: the helper takes plain values.
         unsafe { bpf_redirect(node.ifindex, 0) }
     };
-    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT as i32) } else { Err(DropReason::Helper) }
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
 }
 
 /// Largest inner IP packet this one becomes on the wire: itself, or a segment of a super-packet.

@@ -13,10 +13,13 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use overlay_common::abi::ENCAP_OVERHEAD;
 use overlay_common::packet::Packet;
 use overlay_common::reason::DropReason;
-use overlay_common::wire::ETHERNET_LEN;
+use overlay_common::wire::{ETHERNET_LEN, IPV4_LEN, Ipv4Header};
 use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
 
-/// `skb->pkt_type`: addressed to us (include/uapi/linux/if_packet.h).
+/// Length of an IPv4 header with all the options it can have.
+const LONGEST_IPV4_LEN: usize = 60;
+
+/// `skb->pkt_type`: addressed to us (`include/uapi/linux/if_packet.h`).
 pub(crate) const PACKET_HOST: u32 = 0;
 
 /// Reads `T` at `data + offset` if it ends at or before `data_end`.
@@ -155,6 +158,16 @@ impl TcView<'_> {
             let len = (len as u32).min(self.0.len());
             // On failure the bytes stay out of reach and the read that needs them says so.
             let _unreadable = self.0.pull_data(len);
+        }
+    }
+
+    /// As [`Self::pull`]: what a verdict needs of the IPv4 packet at `offset`, its header and `behind` bytes after it. Options are rare,
+    /// and pulled only where there are any: drivers and GRO leave little more than the plain headers in the linear part.
+    #[inline(always)]
+    pub(crate) fn pull_ipv4(&mut self, offset: usize, behind: usize) {
+        self.pull(offset + IPV4_LEN + behind);
+        if self.read::<Ipv4Header>(offset).is_some_and(|header| header.header_len() > IPV4_LEN) {
+            self.pull(offset + LONGEST_IPV4_LEN + behind);
         }
     }
 

@@ -40,11 +40,15 @@ const DEADLINE: Duration = Duration::from_mins(2);
 
 const INIT: &str = include_str!("kernels/init.sh");
 
-/// Runs the suite on the object in `target/ebpf`.
-pub(crate) fn run() -> Result<Tally> {
+/// Runs the suite on the object in `target/ebpf`. `filter` is part of a test's name; none means all of them.
+pub(crate) fn run(filter: Option<&str>) -> Result<Tally> {
     println!("== kernels");
     let mut tally = Tally::default();
     for kernel in &KERNELS {
+        let name = format!("loads and attaches on Linux {}", kernel.series);
+        if filter.is_some_and(|filter| !name.contains(filter)) {
+            continue;
+        }
         let folder = unpacked(kernel)?;
         let initramfs = pack(&folder)?;
         let start = Instant::now();
@@ -53,7 +57,6 @@ pub(crate) fn run() -> Result<Tally> {
         for line in &said {
             println!("  {line}");
         }
-        let name = format!("loads and attaches on Linux {}", kernel.series);
         let seconds = start.elapsed().as_secs_f64();
         if said.last() == Some(&"passed") {
             tally.passed += 1;

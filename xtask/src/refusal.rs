@@ -21,7 +21,11 @@ impl std::error::Error for Refusal {}
 
 /// Refuses to go on without root's rights: `why` is what needs them, `command` what to run.
 pub(crate) fn unless_root(why: &str, command: &str) -> Result<(), Refusal> {
-    if place::is_root() { Ok(()) } else { Err(Refusal(format!("{why}, which only root may: run sudo --preserve-env=PATH {command}"))) }
+    if place::is_root() {
+        Ok(())
+    } else {
+        Err(Refusal(format!("{why}, which only root may: run sudo env \"PATH=$PATH\" \"HOME=$HOME\" {command}")))
+    }
 }
 
 /// A child whose own words the user has already read; only its exit code is left to pass on.

@@ -177,7 +177,7 @@ fn verify(purposes: &[Purpose]) -> Result<()> {
 
 fn install(missing: &[Need]) -> Result<()> {
     let packages = absent_packages(missing)?;
-    if !is_debian_12() {
+    if !can_install() {
         return Err(Refusal(format!("this is not Debian 12, so install {} yourself", by_hand(missing))).into());
     }
     if !packages.is_empty() && !place::is_root() {
@@ -238,7 +238,8 @@ fn cargo_install(need: &Need) -> Result<()> {
     Ok(())
 }
 
-fn is_debian_12() -> bool {
+/// Whether this is the one system whose packages are known here: Debian 12.
+pub(crate) fn can_install() -> bool {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let has = |wanted: &str| release.lines().any(|line| line.replace('"', "") == wanted);
     has("ID=debian") && has("VERSION_ID=12") && place::program("apt-get").is_some()

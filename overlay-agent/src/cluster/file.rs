@@ -4,9 +4,9 @@
 //! replaced by rename, deleted and made again, and the symlink swap (`..data`) a `ConfigMap` mount does. What cannot be a whole list (half
 //! written, empty, gone) changes nothing: the last good snapshot stays and the problem is reported.
 //!
-//! A file is read when its writer has closed it (`IN_CLOSE_WRITE`), never while it is being written (`IN_MODIFY` is not listened to). Where
-//! inotify tells less (links that now lead elsewhere, network file systems, mmap, no watches left) the file is compared with what it was, and
-//! read once it has held still from one look to the next.
+//! A file is read when its writer has closed it (`IN_CLOSE_WRITE`) or it was put in place whole (`IN_MOVED_TO`), never while it is being
+//! written (`IN_MODIFY` is not listened to). Where inotify does not tell of the file itself (a link leads elsewhere now, a network file
+//! system, mmap, no watches left) it is compared with what it was, and read once it has held still for a while.
 
 use super::conflicts::topology;
 use super::list::{self, ListError};
@@ -20,14 +20,15 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 /// A replaced file shows as several events; one read after the last of them is enough.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How often the file is looked at while its directory cannot be watched.
 const POLL: Duration = Duration::from_secs(1);
-/// How soon a changed file is looked at again to see whether it holds still.
+/// How long a file must hold still that is found at the end of a changed link or in a directory made anew. It was most likely put there
+/// whole.
 const STILL: Duration = Duration::from_millis(200);
 /// Larger than the list of the largest cluster (16,384 nodes of 16 kB).
 const LARGEST_FILE: u64 = 256 << 20;
@@ -35,7 +36,7 @@ const LARGEST_FILE: u64 = 256 << 20;
 /// Follows the list of nodes in `path`. `recheck`: how often it is looked at even if no event told of a change.
 #[must_use]
 pub fn follow(path: PathBuf, recheck: Duration) -> Subscription {
-    spawn(SourceKind::File, path.display().to_string(), move |publisher| Follower { path, publisher, seen: None, read: None }.run(recheck))
+    spawn(SourceKind::File, path.display().to_string(), move |publisher| Follower::new(path, publisher).run(recheck))
 }
 
 /// Why the file gives no list of nodes.
@@ -50,10 +51,12 @@ enum FileError {
 struct Follower {
     path: PathBuf,
     publisher: Publisher,
-    /// The file as it was at the last look.
-    seen: Option<Found>,
+    /// The file as it was at the last look, and since when it is so.
+    seen: (Found, Instant),
     /// The file as it was when it was last read; `None`: it has to be read whatever it is.
     read: Option<Found>,
+    /// Whether the path leads elsewhere than when the file was last read.
+    relocated: bool,
 }
 
 /// What is found at the path.
@@ -66,6 +69,8 @@ enum Found {
 /// What differs between two states of a file, without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Identity {
+    /// Where a link at the path leads; `None`: it is no link.
+    link: Option<PathBuf>,
     device: u64,
     inode: u64,
     size: u64,
@@ -82,45 +87,46 @@ enum Wake {
     Other,
 }
 
-/// What came of a look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    /// Nothing is left to do.
-    Done,
-    /// The file has changed and may be changing still.
-    Moving,
-}
-
 impl Follower {
+    fn new(path: PathBuf, publisher: Publisher) -> Self {
+        Self { path, publisher, seen: (Found::Nothing, Instant::now()), read: None, relocated: false }
+    }
+
     async fn run(mut self, recheck: Duration) {
         let mut watches = Watches::new();
         let mut wake = Wake::File;
         loop {
             // Watch first, then look: what changes in between is seen by one or the other.
             let watched = watches.update(&self.path);
-            let longest = match (self.look(wake).await, watched) {
-                (Look::Moving, _) => STILL,
-                (Look::Done, true) => recheck,
-                (Look::Done, false) => POLL.min(recheck),
-            };
+            self.relocated |= watched == Watched::Elsewhere;
+            let interval = if watched == Watched::No { POLL.min(recheck) } else { recheck };
+            let longest = self.look(wake, interval).await;
             wake = watches.wait(&self.path, longest).await;
         }
     }
 
-    async fn look(&mut self, wake: Wake) -> Look {
+    /// Reads the file if it is new and whole. Returns how long to wait for the next look.
+    async fn look(&mut self, wake: Wake, interval: Duration) -> Duration {
         let now = Found::at(&self.path);
-        let held_still = self.seen.replace(now.clone()).as_ref() == Some(&now);
+        if self.seen.0 != now {
+            self.seen = (now.clone(), Instant::now());
+        }
         // After an event about the file its identity is not asked: a file written twice within one tick of its file system's clock has the
         // same before and after.
-        let changed = wake == Wake::File || self.read.as_ref() != Some(&now);
-        if !changed {
-            return Look::Done;
+        if wake == Wake::Other {
+            if self.read.as_ref() == Some(&now) {
+                return interval;
+            }
+            self.relocated |= now.link().is_some() && now.link() != self.read.as_ref().and_then(Found::link);
+            let enough = if self.relocated { STILL.min(interval) } else { interval };
+            let missing = enough.saturating_sub(self.seen.1.elapsed());
+            if !missing.is_zero() {
+                return missing;
+            }
         }
-        if wake == Wake::Other && !held_still {
-            return Look::Moving;
-        }
+        self.relocated = false;
         self.read = self.read_and_publish().await.then_some(now);
-        Look::Done
+        interval
     }
 
     /// Returns whether the file could be read, be it a list or not.
@@ -168,13 +174,22 @@ fn read_text(path: &Path) -> io::Result<String> {
 impl Found {
     fn at(path: &Path) -> Self {
         let Ok(metadata) = std::fs::metadata(path) else { return Self::Nothing };
+        let is_link = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
         Self::File(Identity {
+            link: if is_link { std::fs::canonicalize(path).ok() } else { None },
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
+    }
+
+    fn link(&self) -> Option<&Path> {
+        match self {
+            Self::Nothing => None,
+            Self::File(identity) => identity.link.as_deref(),
+        }
     }
 }
 
@@ -187,6 +202,17 @@ struct Watches {
     warned: bool,
 }
 
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    /// The same directories as before.
+    Same,
+    /// Others, or one made anew.
+    Elsewhere,
+    /// Not all that should be.
+    No,
+}
+
 impl Watches {
     fn new() -> Self {
         let events = Inotify::init().and_then(|inotify| inotify.into_event_stream([0; 4096]));
@@ -196,29 +222,31 @@ impl Watches {
         Self { events: events.ok(), descriptors: Vec::new(), warned: false }
     }
 
-    /// Watches what has to be watched now: links may lead elsewhere than before, and a directory may have been made anew. Whether all of it
-    /// is watched.
-    fn update(&mut self, path: &Path) -> bool {
-        let Some(events) = &self.events else { return false };
+    /// Watches what has to be watched now: links may lead elsewhere than before, and a directory may have been made anew.
+    fn update(&mut self, path: &Path) -> Watched {
+        let Some(events) = &self.events else { return Watched::No };
         let mut watches = events.watches();
         // Adding a directory that is watched already gives its descriptor again.
         let result: io::Result<Vec<_>> = directories(path).iter().map(|directory| watches.add(directory, mask())).collect();
         match result {
             Ok(descriptors) => {
+                self.warned = false;
+                if descriptors == self.descriptors {
+                    return Watched::Same;
+                }
                 for old in std::mem::replace(&mut self.descriptors, descriptors) {
                     if !self.descriptors.contains(&old) {
                         // Fails if the directory is gone, and its watch with it.
                         watches.remove(old).ok();
                     }
                 }
-                self.warned = false;
-                true
+                Watched::Elsewhere
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.warned, true) {
                     warn!(%error, path = %path.display(), "cannot watch the directory of the list of nodes; it is looked at every second");
                 }
-                false
+                Watched::No
             }
         }
     }

@@ -149,12 +149,7 @@ impl Follower {
                     listed.get_or_insert_default().insert(candidate.name.clone(), candidate);
                 }
                 Ok(Event::InitDone) => {
-                    let list = listed.take().unwrap_or_default();
-                    if list.is_empty() {
-                        self.publisher.failed(&AnswerError::NoNodes);
-                        return Err(Relist);
-                    }
-                    self.nodes = list;
+                    self.nodes = listed.take().unwrap_or_default();
                     changed = true;
                 }
                 Ok(Event::Apply(object)) => {

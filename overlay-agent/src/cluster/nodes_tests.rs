@@ -231,14 +231,14 @@ fn what_is_no_whole_list_is_refused_whole() {
 #[test]
 fn a_list_cut_off_anywhere_is_never_a_smaller_cluster() {
     let whole = topology(&list::parse(CLUSTER).unwrap());
-    // Behind every line, and at places within lines that differ from line to line.
-    let ends = CLUSTER.match_indices('\n').map(|(end, _)| end + 1).chain((0..CLUSTER.len()).step_by(211));
+    // Behind every third line, and at places within lines that differ from line to line.
+    let ends = CLUSTER.match_indices('\n').map(|(end, _)| end + 1).step_by(3).chain((0..CLUSTER.len()).step_by(211));
     for end in ends {
         if let Ok(candidates) = list::parse(&CLUSTER[..end]) {
             assert_eq!(topology(&candidates), whole, "cut at byte {end}");
         }
     }
-    for end in 0..CLUSTER_JSON.trim_end().len() {
+    for end in (0..CLUSTER_JSON.trim_end().len()).step_by(29) {
         assert!(list::parse(&CLUSTER_JSON[..end]).is_err(), "cut at byte {end}");
     }
 }
@@ -250,7 +250,7 @@ fn the_list_of_a_large_cluster_is_read() {
     let one = &items[items.find("- apiVersion: v1\n  kind: Node\n  metadata:\n    annotations:\n      node.alpha").unwrap()..];
     let one = &one[..one[1..].find("\n- apiVersion: v1\n  kind: Node").unwrap() + 2];
     let mut text = format!("{head}items:\n");
-    for number in 0..1_500_u32 {
+    for number in 0..1_200_u32 {
         let (high, low) = (number / 250, number % 250);
         let item = one.replace("worker-1", &format!("worker-{number}")).replace("10.244.1.0/24", &format!("10.{high}.{low}.0/24"));
         text.push_str(&item.replace("192.0.2.21", &format!("172.16.{high}.{low}")));
@@ -258,7 +258,7 @@ fn the_list_of_a_large_cluster_is_read() {
     text.push_str("kind: List\n");
     let topology = topology(&list::parse(&text).unwrap());
     assert_eq!(topology.rejected, []);
-    assert_eq!(topology.nodes.len(), 1_500);
+    assert_eq!(topology.nodes.len(), 1_200);
 }
 
 // === Any input ===

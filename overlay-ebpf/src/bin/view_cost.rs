@@ -3,6 +3,8 @@
 
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the entry macro hands contexts over by value")]
+#![expect(clippy::cast_possible_truncation, reason = "the sum was folded to 16 bits")]
 
 #[path = "../view.rs"]
 #[expect(dead_code, reason = "the experiment only reads")]
