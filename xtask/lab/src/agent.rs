@@ -199,7 +199,7 @@ fn is_ready(status: &Status) -> bool {
 /// The last lines of an agent's log.
 #[must_use]
 pub fn log_tail(log: &Path) -> String {
-    const LINES: usize = 25;
+    const LINES: usize = 40;
     match fs::read_to_string(log) {
         Ok(text) => {
             let lines: Vec<&str> = text.lines().collect();

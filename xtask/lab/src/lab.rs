@@ -190,12 +190,13 @@ impl Lab {
         Endpoint { name: "outside", role: Role::Outside, ns, address: OUTSIDE, overlay_address: OUTSIDE, node: "-" }
     }
 
-    /// For a failure's report: the log of every agent and the status of every node of ours.
+    /// For a failure's report: the status and the end of the log of every agent.
     #[must_use]
     pub fn evidence(&self) -> String {
         let mut text = String::new();
         for node in &self.nodes {
-            let status = node.status().map_or_else(|error| format!("{error:#}"), |status| status.to_string());
+            // The agent's own words; counters that moved say more than all of them.
+            let status = node.agent_status().map_or_else(|error| format!("{error:#}"), |status| format!("{status:?}"));
             let _ = writeln!(text, "  {}: status: {status}\n  {}: log:\n{}", node.name, node.name, node.log_tail());
         }
         text

@@ -6,14 +6,16 @@ use crate::sandbox::Sandbox;
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
 use std::fmt::Write as _;
+use std::io::{Write as _, stderr};
 
 /// Prints what to try and waits for SIGINT or SIGTERM.
 pub(super) fn wait(lab: &Lab, sandbox: Sandbox) -> anyhow::Result<()> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block().context("block signals")?;
-    eprint!("{}", commands(lab, sandbox)?);
+    // A terminal that went away is no reason to end: then nobody reads this, and SIGHUP comes.
+    let _ = stderr().write_all(commands(lab, sandbox)?.as_bytes());
     signals.wait().context("wait for a signal")?;
-    eprintln!("\nTaking everything down.");
+    let _ = writeln!(stderr(), "\nTaking everything down.");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::sandbox::Sandbox;
 use crate::underlay::Kind;
 use anyhow::{Context as _, ensure};
 use progress::Progress;
+use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -75,10 +76,11 @@ pub fn run(args: &DemoArgs, sandbox: Sandbox) -> anyhow::Result<ExitCode> {
     let mut report = measure::everything(&mut lab, &mut progress).with_context(|| format!("what the nodes say:\n{}", lab.evidence()))?;
     progress.finish();
     report.seconds = start.elapsed().as_secs_f64();
-    match args.output {
-        OutputFormat::Text => print!("{}", render::text(&report)),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-    }
+    let printed = match args.output {
+        OutputFormat::Text => render::text(&report),
+        OutputFormat::Json => format!("{report:#}", report = serde_json::to_value(&report)?) + "\n",
+    };
+    stdout().write_all(printed.as_bytes()).context("print the report")?;
     if args.keep {
         keep::wait(&lab, sandbox)?;
     }

@@ -1,7 +1,7 @@
 //! What is going on, on standard error: a spinner on a terminal, one line per step elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal as _, stderr};
+use std::io::{IsTerminal as _, Write as _, stderr};
 use std::time::{Duration, Instant};
 
 /// The current step.
@@ -27,7 +27,8 @@ impl Progress {
     pub(super) fn step(&mut self, text: &str) {
         match &self.spinner {
             Some(spinner) => spinner.set_message(text.to_owned()),
-            None => eprintln!("{:5.1} s  {text}", self.start.elapsed().as_secs_f64()),
+            // Whether anybody reads it does not matter.
+            None => drop(writeln!(stderr(), "{:5.1} s  {text}", self.start.elapsed().as_secs_f64())),
         }
     }
 

@@ -119,7 +119,7 @@ fn verdict_of(cell: &Cell) -> TableCell {
 }
 
 fn excerpt(map: &MapReport) -> String {
-    let mut text = format!("\n{} of {}, {} entries ({})\n", map.map, map.node, map.entries.len(), map.command);
+    let mut text = format!("\n{} of {} ({})\n", map.map, map.node, map.command);
     let mut entries: Vec<(String, &Value)> = map.entries.iter().map(|entry| (key(&entry["key"]), &entry["value"])).collect();
     entries.sort_by_key(|(key, _)| key.clone());
     let width = entries.iter().map(|(key, _)| key.len()).max().unwrap_or(0);

@@ -30,6 +30,8 @@ impl Default for Ping {
 pub struct Pong {
     /// Replies, each counted once.
     pub received: u32,
+    /// Sequence numbers of the requests that were answered, from 1: tells a lost first packet from a lost last one.
+    pub answered: Vec<u32>,
     /// The round trip of the last reply, in milliseconds.
     pub rtt_ms: Option<f64>,
     /// TTL of the last reply as it came in.
@@ -83,6 +85,7 @@ fn parse(text: &str) -> Pong {
                 pong.duplicates += 1;
             } else {
                 pong.received += 1;
+                pong.answered.extend(word_after(line, "icmp_seq=").and_then(|word| word.parse::<u32>().ok()));
             }
             pong.rtt_ms = word_after(line, "time=").and_then(|word| word.parse().ok());
             pong.ttl = word_after(line, "ttl=").and_then(|word| word.parse().ok());
@@ -111,6 +114,6 @@ mod tests {
                     \n--- 10.244.2.11 ping statistics ---\n";
         let pong = parse(text);
         assert_eq!((pong.received, pong.duplicates, pong.ttl, pong.rtt_ms), (1, 1, Some(62), Some(0.25)));
-        assert_eq!(pong.errors.len(), 2);
+        assert_eq!((pong.errors.len(), pong.answered), (2, vec![1]));
     }
 }

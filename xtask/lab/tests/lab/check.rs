@@ -34,6 +34,16 @@ pub(crate) fn all_pods(lab: &Lab) -> anyhow::Result<()> {
     pairs.into_iter().try_for_each(|(from, to)| reaches(from, to))
 }
 
+/// Every pod gets an answer from every other to each of a few pings.
+pub(crate) fn all_pods_answer(lab: &Lab) -> anyhow::Result<()> {
+    let pods = lab.pods();
+    for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))).filter(|(from, to)| from.name != to.name) {
+        let pong = Ping { count: 3, ..Ping::default() }.run(from.ns, to.address)?;
+        ensure!(pong.received == 3, "{} to {}: {pong:?}", from.name, to.name);
+    }
+    Ok(())
+}
+
 /// A pod, a node or the outside, by name.
 pub(crate) fn end<'lab>(lab: &'lab Lab, name: &str) -> anyhow::Result<Endpoint<'lab>> {
     let mut ends = lab.pods().into_iter().chain(lab.hosts()).chain([lab.outside()]);
