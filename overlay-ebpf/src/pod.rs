@@ -101,10 +101,12 @@ fn own_network(view: TcView<'_>, settings: &Settings, datagram: &Datagram) -> Re
 /// To the host or beyond: the host's stack routes, translates and filters it. VXLAN to a node is forged, whatever is in it.
 #[inline(always)]
 fn to_stack(view: TcView<'_>, settings: &Settings, datagram: &Datagram) -> Result<i32, DropReason> {
-    if datagram.header.protocol == PROTOCOL_UDP {
+    // A datagram's port is in its first fragment, which is checked: without it the later ones never become a datagram. They have to pass,
+    // as they may be a service's answer to a client whose address the stack replaced with the node's own.
+    if datagram.header.protocol == PROTOCOL_UDP && !datagram.header.is_later_fragment() {
         let port = match datagram.leading_ports(&view) {
             Some([_, destination]) => u32::from(u16::from_be_bytes(destination)),
-            // A later fragment, or a header out of reach: it could be that port.
+            // A header out of reach: it could be that port.
             None => settings.port,
         };
         if port == settings.port && deliver::is_node(datagram.header.destination, settings) {
