@@ -111,14 +111,15 @@ impl Datapath {
         Ok(())
     }
 
-    /// Removes the links that are not among `keep`: of programs no longer wanted and of devices that are gone. Returns their names.
+    /// Removes those of the `pinned` links ([`PinDir::links`]) that are not among `keep`: of programs no longer wanted and of devices that
+    /// are gone. Returns their names.
     ///
     /// # Errors
     /// [`DatapathError::Pin`].
-    pub fn sweep_links(&self, keep: &[(&'static str, u32)]) -> Result<Vec<String>, DatapathError> {
+    pub fn sweep_links(&self, pinned: Vec<String>, keep: &[(&'static str, u32)]) -> Result<Vec<String>, DatapathError> {
         let keep: Vec<String> = keep.iter().map(|(name, ifindex)| pin_name(name, *ifindex)).collect();
         let mut removed = Vec::new();
-        for name in self.pins.links()? {
+        for name in pinned {
             if !keep.contains(&name) {
                 self.pins.remove(&self.pins.link(&name))?;
                 removed.push(name);

@@ -157,14 +157,18 @@ impl<'a> Node<'a> {
     }
 
     /// Gives the pods' veths this process's program, forgets veths that are gone, and removes links nobody needs.
+    ///
+    /// `overlay-cni` may wire a pod meanwhile: first the device, then the entry in `VETHS`, then the link's pin. All three are read in the
+    /// opposite order, so that whatever is found has its foundation found too, and a pod just being wired is not taken for one that is gone.
     async fn sweep(&mut self, overlay_ifindex: u32, outcome: &mut Outcome) -> Result<()> {
         for route in self.netlink.remove_stray_routes().await? {
             info!(route, "route removed: it has our protocol number and is none of ours");
             outcome.actions += 1;
         }
+        let pinned = self.pins.links()?;
+        let mut veths = self.tables.veths()?;
         let links = self.netlink.links().await?;
         let alive: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
-        let mut veths = self.tables.veths()?;
         for ifindex in veths.keys().filter(|ifindex| !alive.contains(ifindex)) {
             info!(ifindex, "forget a pod whose veth is gone");
             pod::forget(&self.pins, &mut self.tables, *ifindex)?;
@@ -183,7 +187,7 @@ impl<'a> Node<'a> {
         if rung.mode == rung::XDP {
             keep.push((program::UNDERLAY_XDP, device.ifindex));
         }
-        for name in self.datapath.sweep_links(&keep)? {
+        for name in self.datapath.sweep_links(pinned, &keep)? {
             info!(link = name, "link removed: its device or its purpose is gone");
             outcome.actions += 1;
         }

@@ -89,7 +89,11 @@ async fn next_reason(source: &mut Subscription, events: &mut Option<Events>) -> 
                 *events = None;
                 "the subscription to network events ended".to_owned()
             }
-            Err(error) => format!("network events were lost: {error}"),
+            Err(error) => {
+                // Asking again at once would most likely fail at once, over and over.
+                *events = None;
+                format!("network events were lost: {error}")
+            }
         }),
     }
 }
