@@ -303,6 +303,19 @@ impl Datagram {
         if !has_ports || self.header.is_later_fragment() { None } else { packet.read(self.offset + self.header.header_len()) }
     }
 
+    /// A TCP segment of a connection that has been opened already; the first one, a SYN without ACK, is none, nor is what cannot be read.
+    #[must_use]
+    #[inline(always)]
+    pub fn continues_tcp<P: Packet + ?Sized>(&self, packet: &P) -> bool {
+        /// Offset of TCP's data offset, the flags behind it, and the two that count (RFC 9293 section 3.1).
+        const DATA_OFFSET: usize = 12;
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        self.header.protocol == PROTOCOL_TCP
+            && !self.header.is_later_fragment()
+            && matches!(packet.read::<[u8; 2]>(self.offset + self.header.header_len() + DATA_OFFSET), Some([_, flags]) if flags & (SYN | ACK) != SYN)
+    }
+
     /// An ICMP message about another packet (RFC 1122 section 3.2.2): that packet may have been translated on its way.
     #[must_use]
     #[inline(always)]

@@ -38,12 +38,25 @@ pub(crate) fn receiver<P: Packet>(packet: &P, datagram: &Datagram, settings: &Se
     Ok(Receiver::Pod(pod))
 }
 
-/// The packet belongs to a flow whose other direction went through the host's stack, which may have rewritten it there.
+/// The packet is to a pod's socket that talks through the host's stack, which may have rewritten what that socket sent.
 #[inline(always)]
 pub(crate) fn takes_detour<P: Packet>(packet: &P, datagram: &Datagram) -> bool {
     let port_be = datagram.ports(packet).map_or([0; 2], |[_, destination]| destination);
-    let key = DetourKey { addr: datagram.header.destination, port_be, protocol: datagram.header.protocol, pad: 0 };
-    DETOUR.get_ptr(key).is_some()
+    is_noted(datagram.header.destination, port_be, datagram)
+}
+
+/// The packet is from a pod's socket that talks through the host's stack. Answers to it take the stack, so what it sends has to take it
+/// too, be it to a pod: the stack's connection tracking would call a connection it sees one half of invalid, and kube-proxy drops those.
+#[inline(always)]
+pub(crate) fn comes_by_detour<P: Packet>(packet: &P, datagram: &Datagram) -> bool {
+    let port_be = datagram.ports(packet).map_or([0; 2], |[source, _]| source);
+    is_noted(datagram.header.source, port_be, datagram)
+}
+
+/// The pod's socket is in `DETOUR`.
+#[inline(always)]
+fn is_noted(addr: Ipv4, port_be: [u8; 2], datagram: &Datagram) -> bool {
+    DETOUR.get_ptr(DetourKey { addr, port_be, protocol: datagram.header.protocol, pad: 0 }).is_some()
 }
 
 /// Remembers that a pod's packet goes through the host's stack. Written at most once a second and flow; a fragment of the answer has no

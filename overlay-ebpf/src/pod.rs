@@ -70,6 +70,9 @@ fn ipv4(mut view: TcView<'_>, settings: &Settings, veth: &Veth) -> Result<i32, D
         return Ok(hand_over(Flow::PodTooBig, len));
     }
     let node = maps::node(subnet.node).ok_or(DropReason::NoNode)?;
+    if deliver::comes_by_detour(&view, &datagram) {
+        return Ok(hand_over(Flow::PodStack, len));
+    }
     // Ethernet padding would be carried as if it were payload.
     view.trim(datagram.end())?;
     let inner = parse::one_hop_less(&datagram.header);
@@ -88,7 +91,7 @@ fn own_network(view: TcView<'_>, settings: &Settings, datagram: &Datagram) -> Re
     if datagram.header.ttl <= 1 {
         return Ok(hand_over(Flow::PodTtl, len));
     }
-    if deliver::takes_detour(&view, datagram) || datagram.is_icmp_error(&view) {
+    if deliver::takes_detour(&view, datagram) || deliver::comes_by_detour(&view, datagram) || datagram.is_icmp_error(&view) {
         return Ok(hand_over(Flow::PodStack, len));
     }
     count::flow(Flow::PodLocal, len);
@@ -98,17 +101,23 @@ fn own_network(view: TcView<'_>, settings: &Settings, datagram: &Datagram) -> Re
 /// To the host or beyond: the host's stack routes, translates and filters it. VXLAN to a node is forged, whatever is in it.
 #[inline(always)]
 fn to_stack(view: TcView<'_>, settings: &Settings, datagram: &Datagram) -> Result<i32, DropReason> {
-    if datagram.header.protocol == PROTOCOL_UDP {
+    // A datagram's port is in its first fragment, which is checked: without it the later ones never become a datagram. They have to pass,
+    // as they may be a service's answer to a client whose address the stack replaced with the node's own.
+    if datagram.header.protocol == PROTOCOL_UDP && !datagram.header.is_later_fragment() {
         let port = match datagram.leading_ports(&view) {
             Some([_, destination]) => u32::from(u16::from_be_bytes(destination)),
-            // A later fragment, or a header out of reach: it could be that port.
+            // A header out of reach: it could be that port.
             None => settings.port,
         };
         if port == settings.port && deliver::is_node(datagram.header.destination, settings) {
             return Err(DropReason::EncapProhibited);
         }
     }
-    deliver::note_detour(&view, datagram);
+    // What a pod answers its own host, above all kubelet's probes, comes back from the host itself. Noted, it would take the pod's port off
+    // the fast path for everybody. A connection the pod opens may be translated even here: the gateway address has node ports.
+    if datagram.header.destination != settings.gateway || !datagram.continues_tcp(&view) {
+        deliver::note_detour(&view, datagram);
+    }
     Ok(hand_over(Flow::PodStack, view.len(0)))
 }
 

@@ -1,15 +1,19 @@
 //! Out of this node: puts the tunnel's headers in front of a packet and sends it to the node that has its destination.
 
+use crate::PASS;
 use crate::view::TcView;
-use aya_ebpf::bindings::{TC_ACT_REDIRECT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
-use aya_ebpf::helpers::{bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::bindings::{
+    BPF_F_DONT_FRAGMENT, BPF_F_ZERO_CSUM_TX, TC_ACT_REDIRECT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key,
+    bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
+};
+use aya_ebpf::helpers::{bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh, bpf_skb_set_tunnel_key};
 use overlay_common::abi::{Mac, Settings, reach};
 use overlay_common::counters::Flow;
 use overlay_common::encap::{self, Peer};
 use overlay_common::packet::Packet;
 use overlay_common::parse::Datagram;
 use overlay_common::reason::DropReason;
-use overlay_common::wire::{ETHERNET_LEN, Ipv4Header, TunnelHeaders};
+use overlay_common::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, EthernetHeader, Ipv4Header, TunnelHeaders};
 
 use crate::count;
 
@@ -38,7 +42,9 @@ pub(crate) fn encapsulate(
     let hash = unsafe { bpf_get_hash_recalc(view.0.skb.skb) };
     let inner_len = u16::try_from(len - ETHERNET_LEN).map_err(|_| DropReason::TooBig)?;
     let headers = encap::headers(settings, peer, inner_len, inner.tos, hash).ok_or(DropReason::TooBig)?;
-    view.make_room()?;
+    if view.make_room().is_err() {
+        return leave_to_kernel(view, settings, peer, flow);
+    }
     // The kernel leaves at least as much of the packet linear as it makes room for; should it not, both writes say so.
     view.pull(size_of::<TunnelHeaders>() + size_of::<Ipv4Header>());
     view.write(0, headers).and_then(|()| view.write(size_of::<TunnelHeaders>(), *inner)).ok_or(DropReason::Helper)?;
@@ -57,6 +63,40 @@ pub(crate) fn encapsulate(
         unsafe { bpf_redirect(node.ifindex, 0) }
     };
     if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
+}
+
+/// Has the kernel's vxlan device encapsulate what `make_room` refuses: above all a packet that is marked as tunnelled already, as those of
+/// a pod's own tunnel are, and those that came out of ours and are sent into it again because the stack translated their destination
+/// (`adjust_room` does not take the mark off, as of Linux 6.18). The device segments it or fills in checksums first, where that is needed.
+///
+/// From a pod the packet goes there by way of the stack: unchanged as yet, its route leads to the overlay device.
+#[inline(always)]
+fn leave_to_kernel(mut view: TcView<'_>, settings: &Settings, peer: Peer<'_>, flow: Flow) -> Result<i32, DropReason> {
+    let len = view.len(0);
+    if !matches!(flow, Flow::HostEncap) {
+        count::flow(Flow::PodStack, len);
+        return Ok(PASS);
+    }
+    let ethernet = EthernetHeader { destination: peer.node.vtep_mac, source: settings.vtep_mac, ethertype: ETHERTYPE_IPV4.into() };
+    view.write(0, ethernet).ok_or(DropReason::Helper)?;
+    let key = bpf_tunnel_key {
+        tunnel_id: settings.vni,
+        // The helper takes addresses in host order (net/core/filter.c, `bpf_skb_set_tunnel_key`).
+        __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: [u32::from_be_bytes(peer.address), 0, 0, 0] },
+        tunnel_tos: 0,
+        tunnel_ttl: encap::OUTER_TTL,
+        __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
+        tunnel_label: 0,
+        __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [u32::from_be_bytes(peer.node.source), 0, 0, 0] },
+    };
+    let flags = u64::from(BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT);
+    // SAFETY: the helper reads the key during the call. The context is this program's.
+    let result = unsafe { bpf_skb_set_tunnel_key(view.0.skb.skb, (&raw const key).cast_mut(), size_of::<bpf_tunnel_key>() as u32, flags) };
+    if result != 0 {
+        return Err(DropReason::Helper);
+    }
+    count::flow(flow, len);
+    Ok(PASS)
 }
 
 /// Largest inner IP packet this one becomes on the wire: itself, or a segment of a super-packet.

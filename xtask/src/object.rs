@@ -98,6 +98,9 @@ impl fmt::Display for Object {
             let entries = map.max_entries.map_or_else(|| "-".into(), |entries| entries.to_string());
             writeln!(f, "  {name:<16} {kind:<14} {entries:>6} entries, {} -> {}", word(&map.key), word(&map.value))?;
         }
+        if self.has_legacy_maps {
+            writeln!(f, "  and a legacy \"maps\" section: the agent loads this object, bpftool refuses it")?;
+        }
         Ok(())
     }
 }

@@ -64,7 +64,7 @@ struct Need {
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Programs of the lab: name, what uses it, Debian package.
-const LAB: [(&str, &str, &[&str]); 10] = [
+const LAB: [(&str, &str, &[&str]); 11] = [
     ("ip", "the lab makes nodes, links and pods with it", &["iproute2"]),
     ("bpftool", "shows maps and programs", &["bpftool"]),
     ("iperf3", "TCP transfers of the demo and the tests", &["iperf3"]),
@@ -75,6 +75,7 @@ const LAB: [(&str, &str, &[&str]); 10] = [
     ("traceroute", "shows the hops a packet takes", &["traceroute"]),
     ("ps", "finds processes left behind", &["procps"]),
     ("sysctl", "per-node kernel settings", &["procps"]),
+    ("iptables", "Services as kube-proxy makes them", &["iptables"]),
 ];
 
 /// Programs of `test kernels`.

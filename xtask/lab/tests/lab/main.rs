@@ -10,7 +10,10 @@ mod directions;
 mod foreign_pair;
 mod harness;
 mod mtu;
+mod nested;
 mod restart;
+mod service_rules;
+mod services;
 mod traces;
 mod wire;
 
@@ -27,7 +30,8 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let mut trials: Vec<Trial> = groups.into_iter().flatten().flat_map(harness::Group::into_trials).collect();
+    let more = [services::groups(), nested::groups()];
+    let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(traces::trials());
     let conclusion = libtest_mimic::run(&args, trials);
     harness::print_notes();

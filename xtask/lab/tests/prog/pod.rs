@@ -265,7 +265,7 @@ fn tunnel_ports() -> Vec<Case> {
         cases.push(drops("E4", format!("the first fragment of VXLAN to {name}"), EncapProhibited, &first));
         for (which, bits) in [("a middle", MORE_FRAGMENTS | 8), ("the last", 8)] {
             let later = fragment(Ipv4::new(POD.addr, dst, protocol::UDP, pattern(40)), bits);
-            cases.push(drops("E4", format!("{which} fragment of UDP to {name}, whose port is hidden"), EncapProhibited, &later));
+            cases.push(to_stack("E4", format!("{which} fragment of UDP to {name}, whose port is in the first"), Flow::PodStack, &later));
         }
         let tiny = fragment(Ipv4::new(POD.addr, dst, protocol::UDP, pattern(3)), MORE_FRAGMENTS);
         cases.push(drops("E4", format!("a UDP fragment to {name} too small for a port"), EncapProhibited, &tiny));
