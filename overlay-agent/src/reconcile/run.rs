@@ -15,6 +15,9 @@ use tracing::{debug, info, warn};
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often the nodes file is looked at without an event; one `stat`. An event that was missed costs this much.
 const FILE_RECHECK: Duration = Duration::from_secs(2);
+/// The part of the time passes may take when there is always a reason for one: a fifth. On a node with thousands of peers a pass takes a
+/// quarter of a second, and a routing daemon can give reasons without end.
+const REST: u32 = 4;
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
@@ -40,12 +43,13 @@ pub async fn run(config: &Config) -> Result<()> {
 
     let mut retry = FIRST_RETRY;
     let mut due = Instant::now();
+    let mut rested = due;
     loop {
         tokio::select! {
             () = stop.requested() => break,
             reason = next_reason(&mut source, &mut events) => {
                 debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
-                due = due.min(Instant::now() + SETTLE);
+                due = due.min(rested.max(Instant::now() + SETTLE));
                 continue;
             }
             () = sleep_until(due) => {}
@@ -53,6 +57,7 @@ pub async fn run(config: &Config) -> Result<()> {
         if events.is_none() {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
+        let begun = Instant::now();
         let topology = source.topology.borrow_and_update().clone();
         let complete = match topology {
             Some(topology) => node.pass(&topology, &mut status).await,
@@ -65,6 +70,7 @@ pub async fn run(config: &Config) -> Result<()> {
         let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
         retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
         due = Instant::now() + wait;
+        rested = Instant::now() + begun.elapsed() * REST;
     }
     info!("agent stopped; the data path keeps running");
     Ok(())
