@@ -11,6 +11,7 @@ mod directions;
 mod foreign_pair;
 mod harness;
 mod mtu;
+mod neighbours;
 mod nested;
 mod restart;
 mod service_rules;
@@ -32,7 +33,7 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), nested::groups(), agent::groups()];
+    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(traces::trials());
     let conclusion = libtest_mimic::run(&args, trials);
