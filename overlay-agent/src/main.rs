@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use overlay_agent::cli::{CleanupArgs, Cli, Command, LogFormat, OutputFormat, RunArgs, StatusArgs};
-use overlay_agent::config::Config;
+use overlay_agent::config::{Config, ConfigError};
 use overlay_agent::datapath::{PinDir, Tables};
 use overlay_agent::reconcile;
 use overlay_agent::status::{self, StateDir, Style};
@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
+/// Exit code for what whoever started the command has to mend: clap's for a wrong flag, and ours for a wrong configuration.
+const WRONG_USAGE: u8 = 2;
 /// Exit code of `status` for an agent that runs but not well.
 const DEGRADED: u8 = 3;
 
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("overlay-agent: {error:#}");
-        ExitCode::FAILURE
+        if error.is::<ConfigError>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
     })
 }
 

@@ -229,8 +229,8 @@ pub struct OverlayLink {
 pub struct OverlayLinkState {
     /// Its index.
     pub ifindex: u32,
-    /// What it is set to; compare with the desired [`OverlayLink`]. `None` when a device of that name exists that is not ours to keep
-    /// (other type, not in external mode, ARP on, down, other or several addresses): it is made anew.
+    /// What it is set to; compare with the desired [`OverlayLink`]. `None` when somebody changed what cannot be set back (learning, ARP on,
+    /// down, other or several addresses): it is made anew.
     pub link: Option<OverlayLink>,
 }
 

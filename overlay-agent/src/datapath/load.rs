@@ -1,6 +1,6 @@
 //! Loads the programs: finds the object, reuses or creates the pinned maps, replaces the pinned programs.
 
-use super::{DatapathError, PinDir, Tables, tables};
+use super::{DatapathError, PinDir, Tables, privileges, tables};
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use overlay_common::abi::{map, program};
@@ -30,6 +30,8 @@ impl Datapath {
     /// # Errors
     /// [`DatapathError`]; nothing that ran before is disturbed by a failure.
     pub fn load(pins: &PinDir, object: Option<&Path>) -> Result<Self, DatapathError> {
+        // First of all: without them aya takes the kernel for an old one, and tells of relocations that failed.
+        privileges::check()?;
         pins.create()?;
         tables::check_pins(pins)?;
         let mut loader = EbpfLoader::new();

@@ -7,6 +7,7 @@ mod attach;
 mod load;
 mod log;
 mod pins;
+mod privileges;
 mod tables;
 
 pub use attach::{Direction, Hook, attach_pinned_to_pod, detach_from_pod};
@@ -26,6 +27,12 @@ pub enum DatapathError {
     NoBpffs {
         /// The configured mount point.
         path: PathBuf,
+    },
+    /// The process may not do what the data path needs.
+    #[error("the agent lacks {missing}: run it as root, or with these capabilities")]
+    NoPrivileges {
+        /// The missing capabilities by name, comma separated.
+        missing: String,
     },
     /// A file operation below the pin directory failed.
     #[error("cannot {what} {path}: {source}")]

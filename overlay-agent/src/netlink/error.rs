@@ -53,6 +53,14 @@ pub enum Error {
         /// The type it should have.
         expected: &'static str,
     },
+    /// The overlay device's name is another device's: it is left alone.
+    #[error("device {name} is somebody else's ({found}), and the overlay needs the name: rename or remove it")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// What the device is.
+        found: String,
+    },
     /// The VXLAN port is taken, so the overlay device cannot open its socket.
     #[error("device {device} needs UDP port {port}, which is taken: {culprit}")]
     PortTaken {

@@ -13,10 +13,17 @@ use rtnetlink::{LinkUnspec, LinkVxlan};
 
 impl Netlink {
     /// The overlay device as it is; `None` if there is no device of that name at all.
+    ///
+    /// Fails with [`Error::NameTaken`] when there is one that cannot be ours: no vxlan device, or one with a network of its own.
     pub async fn overlay_link(&self, name: &str) -> Result<Option<OverlayLinkState>, Error> {
         let Some(device) = self.link_by_name(name).await? else { return Ok(None) };
+        match device.vxlan {
+            Some(vxlan) if vxlan.external => {}
+            Some(vxlan) => return Err(Error::NameTaken { name: device.name, found: format!("vxlan, VNI {}", vxlan.vni) }),
+            None => return Err(Error::NameTaken { found: device.kind_name().to_owned(), name: device.name }),
+        }
         let addresses: Vec<_> = self.addresses().await?.into_iter().filter(|address| address.ifindex == device.ifindex).collect();
-        let ours = |vxlan: &Vxlan| vxlan.external && !vxlan.learning && !vxlan.dialect;
+        let ours = |vxlan: &Vxlan| !vxlan.learning && !vxlan.dialect;
         let link = match (device.vxlan.filter(ours), device.mac, addresses.as_slice()) {
             (Some(vxlan), Some(mac), [only]) if device.up && device.noarp && only.prefix == 32 => {
                 Some(OverlayLink { mac, mtu: device.mtu, port: vxlan.port, address: only.address })

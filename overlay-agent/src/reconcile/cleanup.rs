@@ -2,7 +2,7 @@
 
 use crate::datapath::{PinDir, Tables};
 use crate::model::{OVERLAY_DEVICE, Route};
-use crate::netlink::Netlink;
+use crate::netlink::{self, Netlink};
 use crate::status::StateDir;
 use anyhow::{Context as _, Result};
 use std::path::Path;
@@ -36,8 +36,12 @@ pub async fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
         netlink.remove_neighbour(neighbour).await?;
         removed.push(format!("managed neighbour {}", neighbour.address));
     }
-    // Ours, or nobody's: another's device of this name is left alone.
-    if netlink.overlay_link(OVERLAY_DEVICE).await?.is_some_and(|state| state.link.is_some()) && netlink.delete_link(OVERLAY_DEVICE).await? {
+    let ours = match netlink.overlay_link(OVERLAY_DEVICE).await {
+        Ok(found) => found.is_some(),
+        Err(netlink::Error::NameTaken { .. }) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if ours && netlink.delete_link(OVERLAY_DEVICE).await? {
         removed.push(format!("device {OVERLAY_DEVICE}"));
     }
     removed.extend(pins.remove_all()?.into_iter().map(|pin| format!("pin {}", pin.display())));

@@ -13,6 +13,8 @@ use tracing::{debug, info, warn};
 
 /// How long events are gathered before a pass: a burst of them is one reason.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How often the nodes file is looked at without an event; one `stat`. An event that was missed costs this much.
+const FILE_RECHECK: Duration = Duration::from_secs(2);
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
@@ -32,7 +34,7 @@ pub async fn run(config: &Config) -> Result<()> {
     let mut events = Some(netlink.events().await?);
     let mut node = Node::new(config, netlink.clone()).context("cannot load the data path")?;
     crate::datapath::forward_logs(node.datapath_mut());
-    let mut source = cluster::start(&config.source, config.resync_interval);
+    let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval));
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
     info!(node = config.node_name, "agent started");
 

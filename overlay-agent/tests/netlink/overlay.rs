@@ -55,12 +55,19 @@ pub(crate) async fn a_device_that_differs_is_not_ours_to_keep() -> Result<()> {
         assert_eq!(state.link, None, "after ip {spoiling}");
         assert!(netlink.delete_link(OVERLAY_DEVICE).await?);
     }
-    let strangers = ["type bridge", "type vxlan external dstport 8472 learning", "type vxlan id 1 dstport 8472 nolearning"];
-    for stranger in strangers {
+    let strangers = [
+        ("type vxlan external dstport 8472 learning", None),
+        ("type bridge", Some("bridge")),
+        ("type vxlan id 1 dstport 8472 nolearning", Some("vxlan, VNI 1")),
+    ];
+    for (stranger, named) in strangers {
         ip_all(&format!("link add ovl0 address 0e:4f:0a:00:00:01 mtu 1450 {stranger} \n link set ovl0 arp off up"))?;
         ip("addr add 10.244.1.1/32 dev ovl0")?;
-        let state = netlink.overlay_link(OVERLAY_DEVICE).await?.context("no overlay device")?;
-        assert_eq!(state.link, None, "{stranger}");
+        match (netlink.overlay_link(OVERLAY_DEVICE).await, named) {
+            (Ok(Some(state)), None) => assert_eq!(state.link, None, "{stranger}"),
+            (Err(Error::NameTaken { found, .. }), Some(named)) => assert_eq!(found, named),
+            (other, _) => panic!("{stranger}: {other:?}"),
+        }
         assert!(netlink.delete_link(OVERLAY_DEVICE).await?);
     }
     assert!(!netlink.delete_link(OVERLAY_DEVICE).await?, "a second removal finds nothing");

@@ -3,6 +3,7 @@
 //! `cargo test -p overlay-lab --test lab` as root; a filter such as `-- routed` picks. Cases of a group share one lab, which is built when
 //! the first of them runs. What is measured and not only checked is printed at the end.
 
+mod agent;
 mod bytes;
 mod changes;
 mod check;
@@ -14,6 +15,7 @@ mod nested;
 mod restart;
 mod service_rules;
 mod services;
+mod trace;
 mod traces;
 mod wire;
 
@@ -30,7 +32,7 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), nested::groups()];
+    let more = [services::groups(), nested::groups(), agent::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(traces::trials());
     let conclusion = libtest_mimic::run(&args, trials);
