@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: sets up, builds, and runs `overlay-lab demo` with the same flags.
 //!
-//! The lab is a program of its own: xtask neither makes namespaces nor loads programs.
+//! The lab is a program of its own: xtask neither makes namespaces nor loads programs. Its flags are listed here once more, so that they are
+//! checked and explained before anything is built.
 
 use crate::build_ebpf::{self, Variant};
 use crate::setup::{self, Purpose};
@@ -15,30 +16,52 @@ use std::process::Command;
 /// Exit code 0 only if every pod reached every other.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many nodes.
-    #[arg(long, value_name = "N")]
-    nodes: Option<u32>,
-    /// How many pods on each node.
-    #[arg(long, value_name = "N")]
-    pods: Option<u32>,
-    /// What connects the nodes.
-    #[arg(long, value_enum)]
-    underlay: Option<Underlay>,
-    /// Leave it running and print the commands to play with.
+    /// Nodes, each with an agent of its own.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+    nodes: u8,
+    /// Pods on each node.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pods: u8,
+    /// What lies between the nodes.
+    #[arg(long, value_enum, default_value_t = Underlay::L2)]
+    underlay: Underlay,
+    /// MTU of the underlay.
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(626..=65_535))]
+    mtu: u32,
+    /// How the nodes receive tunnel packets.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = ReceiveMode::Auto)]
+    receive_mode: ReceiveMode,
+    /// Further nodes that run the kernel's vxlan as flannel sets it up, instead of our agent.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=8))]
+    foreign: u8,
+    /// Stay up afterwards, until Ctrl-C, and print commands to play with.
     #[arg(long)]
     keep: bool,
-    /// Print the result as text or as JSON.
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    output: Option<Output>,
+    /// How to print what was found.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+    output: Output,
 }
 
-/// What connects the nodes.
+/// What lies between the nodes.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Underlay {
     /// One subnet, a bridge.
     L2,
     /// Two subnets with a router between them.
     Routed,
+}
+
+/// How tunnel packets are received.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ReceiveMode {
+    /// The best that works, found by trying.
+    Auto,
+    /// XDP in the driver.
+    Xdp,
+    /// TC ingress.
+    Tc,
+    /// The kernel's vxlan device, checked afterwards.
+    Kernel,
 }
 
 /// How the result is printed.
@@ -69,18 +92,16 @@ fn lab() -> Result<PathBuf> {
     Ok(lab)
 }
 
-/// Only what was given: the defaults are the lab's.
 fn flags(args: &Args) -> Vec<String> {
-    let mut flags = Vec::new();
-    let mut push = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            flags.extend([name.to_owned(), value]);
-        }
-    };
-    push("--nodes", args.nodes.map(|number| number.to_string()));
-    push("--pods", args.pods.map(|number| number.to_string()));
-    push("--underlay", args.underlay.as_ref().map(name_of));
-    push("--output", args.output.as_ref().map(name_of));
+    let mut flags = vec![
+        format!("--nodes={}", args.nodes),
+        format!("--pods={}", args.pods),
+        format!("--underlay={}", name_of(&args.underlay)),
+        format!("--mtu={}", args.mtu),
+        format!("--receive-mode={}", name_of(&args.receive_mode)),
+        format!("--foreign={}", args.foreign),
+        format!("--output={}", name_of(&args.output)),
+    ];
     if args.keep {
         flags.push("--keep".to_owned());
     }

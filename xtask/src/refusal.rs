@@ -43,6 +43,10 @@ impl std::error::Error for ChildFailed {}
 /// Prints the error and chooses the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(ChildFailed(code)) = error.downcast_ref() {
+        // Whoever started the child may have something to add.
+        if error.chain().len() > 1 {
+            eprintln!("xtask: {error}");
+        }
         return ExitCode::from(*code);
     }
     if let Some(refusal) = error.downcast_ref::<Refusal>() {
