@@ -316,14 +316,50 @@ impl Datagram {
             && matches!(packet.read::<[u8; 2]>(self.offset + self.header.header_len() + DATA_OFFSET), Some([_, flags]) if flags & (SYN | ACK) != SYN)
     }
 
-    /// An ICMP message about another packet (RFC 1122 section 3.2.2): that packet may have been translated on its way.
+    /// What this packet says about another one, if it is an ICMP error (RFC 1122 section 3.2.2).
     #[must_use]
     #[inline(always)]
-    pub fn is_icmp_error<P: Packet + ?Sized>(&self, packet: &P) -> bool {
-        self.header.protocol == PROTOCOL_ICMP
-            && !self.header.is_later_fragment()
-            && matches!(packet.read::<[u8; 2]>(self.offset + self.header.header_len()), Some([3 | 4 | 5 | 11 | 12, _]))
+    pub fn quote<P: Packet + ?Sized>(&self, packet: &P) -> Quote {
+        /// Length of an ICMP error's own header, in front of the quoted packet (RFC 792).
+        const ICMP_LEN: usize = 8;
+        let icmp = self.offset + self.header.header_len();
+        if self.header.protocol != PROTOCOL_ICMP || self.header.is_later_fragment() {
+            return Quote::NoError;
+        }
+        if !matches!(packet.read::<[u8; 2]>(icmp), Some([3 | 4 | 5 | 11 | 12, _])) {
+            return Quote::NoError;
+        }
+        let Some(quoted) = packet.read::<Ipv4Header>(icmp + ICMP_LEN) else { return Quote::Unreadable };
+        let mut quote = QuotedSocket { addr: quoted.source, protocol: quoted.protocol, port_be: [0; 2] };
+        let has_ports = matches!(quoted.protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP);
+        if has_ports && quoted.version_ihl == 0x45 && !quoted.is_later_fragment() {
+            let Some(port_be) = packet.read::<[u8; 2]>(icmp + ICMP_LEN + IPV4_LEN) else { return Quote::Unreadable };
+            quote.port_be = port_be;
+        }
+        Quote::Socket(quote)
     }
+}
+
+/// What an ICMP error quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quote {
+    /// The packet is no ICMP error.
+    NoError,
+    /// It is about a packet of this socket.
+    Socket(QuotedSocket),
+    /// It quotes less than it must.
+    Unreadable,
+}
+
+/// The sender of a quoted packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotedSocket {
+    /// Source address.
+    pub addr: Ipv4,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source port in network order; zero where there is none, or where it is not at its usual place.
+    pub port_be: [u8; 2],
 }
 
 /// The header with one hop less to go, checksum to match.

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT};
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_peer};
 use overlay_common::abi::{Detour, DetourKey, Ipv4, Pod, Settings};
 use overlay_common::packet::Packet;
-use overlay_common::parse::{self, Datagram};
+use overlay_common::parse::{self, Datagram, Quote};
 use overlay_common::reason::DropReason;
 
 /// The receiver of a packet from the tunnel.
@@ -32,17 +32,24 @@ pub(crate) fn receiver<P: Packet>(packet: &P, datagram: &Datagram, settings: &Se
         return Err(if forbidden { DropReason::Martian } else { DropReason::InnerNotLocal });
     }
     let Some(pod) = maps::pod(destination) else { return Err(DropReason::InnerNoPod) };
-    if datagram.header.ttl <= 1 || datagram.is_icmp_error(packet) || takes_detour(packet, datagram) {
+    if datagram.header.ttl <= 1 || takes_detour(packet, datagram) {
         return Ok(Receiver::Host);
     }
     Ok(Receiver::Pod(pod))
 }
 
-/// The packet is to a pod's socket that talks through the host's stack, which may have rewritten what that socket sent.
+/// The packet is to a pod's socket that talks through the host's stack, which may have rewritten what that socket sent; or it is an ICMP
+/// error about a packet of such a socket, with what it quotes rewritten as well. An error about a socket that talks directly must not take
+/// the stack: connection tracking has never seen that connection, and kube-proxy drops what it calls invalid.
 #[inline(always)]
 pub(crate) fn takes_detour<P: Packet>(packet: &P, datagram: &Datagram) -> bool {
-    let port_be = datagram.ports(packet).map_or([0; 2], |[_, destination]| destination);
-    is_noted(datagram.header.destination, port_be, datagram)
+    let destination = datagram.header.destination;
+    let (protocol, port_be) = match datagram.quote(packet) {
+        Quote::NoError => (datagram.header.protocol, datagram.ports(packet).map_or([0; 2], |[_, port_be]| port_be)),
+        Quote::Socket(quoted) if quoted.addr == destination => (quoted.protocol, quoted.port_be),
+        Quote::Socket(_) | Quote::Unreadable => return true,
+    };
+    is_noted(destination, port_be, protocol)
 }
 
 /// The packet is from a pod's socket that talks through the host's stack. Answers to it take the stack, so what it sends has to take it
@@ -50,13 +57,13 @@ pub(crate) fn takes_detour<P: Packet>(packet: &P, datagram: &Datagram) -> bool {
 #[inline(always)]
 pub(crate) fn comes_by_detour<P: Packet>(packet: &P, datagram: &Datagram) -> bool {
     let port_be = datagram.ports(packet).map_or([0; 2], |[source, _]| source);
-    is_noted(datagram.header.source, port_be, datagram)
+    is_noted(datagram.header.source, port_be, datagram.header.protocol)
 }
 
 /// The pod's socket is in `DETOUR`.
 #[inline(always)]
-fn is_noted(addr: Ipv4, port_be: [u8; 2], datagram: &Datagram) -> bool {
-    DETOUR.get_ptr(DetourKey { addr, port_be, protocol: datagram.header.protocol, pad: 0 }).is_some()
+fn is_noted(addr: Ipv4, port_be: [u8; 2], protocol: u8) -> bool {
+    DETOUR.get_ptr(DetourKey { addr, port_be, protocol, pad: 0 }).is_some()
 }
 
 /// Remembers that a pod's packet goes through the host's stack. Written at most once a second and flow; a fragment of the answer has no

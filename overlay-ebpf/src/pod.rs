@@ -91,7 +91,7 @@ fn own_network(view: TcView<'_>, settings: &Settings, datagram: &Datagram) -> Re
     if datagram.header.ttl <= 1 {
         return Ok(hand_over(Flow::PodTtl, len));
     }
-    if deliver::takes_detour(&view, datagram) || deliver::comes_by_detour(&view, datagram) || datagram.is_icmp_error(&view) {
+    if deliver::takes_detour(&view, datagram) || deliver::comes_by_detour(&view, datagram) {
         return Ok(hand_over(Flow::PodStack, len));
     }
     count::flow(Flow::PodLocal, len);

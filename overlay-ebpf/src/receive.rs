@@ -94,11 +94,15 @@ pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
 pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
     let mut view = TcView(ctx);
     let Some(settings) = maps::settings() else { return Ok(PASS) };
+    // A tag the NIC took off is not seen by XDP; the kernel drops the packet or gives it to the VLAN's device.
+    if view.is_tagged() {
+        return Ok(PASS);
+    }
     if let Some(stripped) = view.stripped() {
         return if stripped.ifindex == 0 { deliver::redirect_to_host(settings) } else { deliver::redirect_to_pod(view, stripped.ifindex) };
     }
     // As in XDP: only what was sent to our MAC. Broadcast frames that carry a unicast address are the kernel's to refuse.
-    if view.is_tagged() || view.packet_type() != PACKET_HOST {
+    if view.packet_type() != PACKET_HOST {
         return Ok(PASS);
     }
     view.pull_ipv4(INNER_OFFSET + ETHERNET_LEN, PORTS_LEN);

@@ -3,11 +3,13 @@
 //! Pure. The outcome depends on the set of candidates alone, never on their order or on what was before: every node of the cluster, seeing
 //! the same objects, decides the same. The node that came first keeps what it has (oldest `creationTimestamp`, then name); one that came
 //! later, copied or misconfigured, can take nothing from it. When the first disappears, the next claimant comes in by itself.
+//! One exception: a pod network that contains those of several nodes is somebody's mistake (the cluster's network, say) whatever its age;
+//! that node is left out, not the several.
 
 use super::nodes::Candidate;
 use crate::model::{ClusterNode, RejectedNode, Topology};
 use ipnet::Ipv4Net;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// Puts candidates together.
@@ -26,15 +28,28 @@ pub fn topology<'a>(candidates: impl IntoIterator<Item = &'a Candidate>) -> Topo
         (candidate.created.is_none(), candidate.created, &node.name, &candidate.uid, node.address, node.pod_cidr, node.vtep_mac)
     });
 
+    let networks: BTreeSet<(Ipv4Net, &str)> = claims.iter().map(|(_, node)| (node.pod_cidr, node.name.as_str())).collect();
     let mut accepted = Accepted::default();
     for (_, node) in claims {
-        match accepted.conflict(node) {
+        match contains_several(node.pod_cidr, &networks).or_else(|| accepted.conflict(node)) {
             None => accepted.add(node),
             Some(reason) => rejected.push(RejectedNode { name: node.name.clone(), reason }),
         }
     }
     rejected.sort_by(|a, b| (&a.name, &a.reason).cmp(&(&b.name, &b.reason)));
     Topology { nodes: accepted.nodes, rejected }
+}
+
+/// Why a node with this pod network cannot stay beside the smaller networks of several others.
+fn contains_several(pod_cidr: Ipv4Net, networks: &BTreeSet<(Ipv4Net, &str)>) -> Option<String> {
+    // Ordered by first address, then length: what the network contains follows it, up to its last address.
+    let inside = networks
+        .range((pod_cidr, "")..)
+        .take_while(|(network, _)| network.network() <= pod_cidr.broadcast())
+        .filter(|(network, _)| network.prefix_len() > pod_cidr.prefix_len());
+    let names: BTreeSet<&str> = inside.map(|(_, name)| *name).collect();
+    let (count, first) = (names.len(), names.first()?);
+    (count > 1).then(|| format!("its podCIDR {pod_cidr} contains those of {count} other nodes, {first} among them"))
 }
 
 /// The nodes that may stay, with what is needed to find a conflict without looking at each of them.

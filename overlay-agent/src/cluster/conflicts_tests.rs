@@ -54,6 +54,18 @@ fn a_loser_takes_nothing_from_others() {
 }
 
 #[test]
+fn a_network_that_contains_those_of_several_nodes_loses_whatever_its_age() {
+    let wide = candidate("wide", Some(1), "192.0.2.9", "10.244.0.0/16");
+    let a = candidate("a", Some(2), "192.0.2.1", "10.244.1.0/24");
+    let b = candidate("b", Some(3), "192.0.2.2", "10.244.2.0/24");
+    let all = topology([&wide, &a, &b]);
+    assert_eq!(names(&all), ["a", "b"]);
+    assert_eq!(all.rejected[0].reason, "its podCIDR 10.244.0.0/16 contains those of 2 other nodes, a among them");
+    // Against one other node nobody can tell whose mistake it is: the one that came first stays.
+    assert_eq!(names(&topology([&wide, &a])), ["wide"]);
+}
+
+#[test]
 fn networks_side_by_side_do_not_conflict() {
     let nodes = ["10.244.0.0/25", "10.244.0.128/25", "10.244.1.0/24", "10.243.0.0/16"]
         .iter()

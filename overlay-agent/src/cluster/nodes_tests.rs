@@ -81,7 +81,7 @@ fn every_trouble_stays_with_its_node_and_is_told() {
             ("no-address", "it has no address of type InternalIP in status.addresses"),
             ("no-pod-cidr", "it has no podCIDR yet; the controller manager assigns one if it runs with --allocate-node-cidrs"),
             ("not-a-network", "its podCIDR \"10.244.6.0/33\" is not a network like 10.244.1.0/24"),
-            ("overlap", "its podCIDR 10.244.0.0/16 overlaps podCIDR 10.244.1.0/24 of node good-1, which came first"),
+            ("overlap", "its podCIDR 10.244.0.0/16 contains those of 6 other nodes, bad-backend-data among them"),
             ("same-address", "its address 192.0.2.1 is the address of node good-1, which came first"),
             ("same-pod-cidr", "its podCIDR 10.244.1.0/24 is the podCIDR of node good-1, which came first"),
             ("stray-pod", "it is of kind \"Pod\", not a Node"),

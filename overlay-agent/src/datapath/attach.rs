@@ -100,6 +100,13 @@ impl Datapath {
         .map_err(|error| failed(explain(&error)))
     }
 
+    /// Whether `name` is attached to the device, as far as its pin tells. Without TCX a TC program has no pin: it counts as attached.
+    #[must_use]
+    pub fn is_attached(&self, name: &str, ifindex: u32) -> bool {
+        let pinned = name == program::UNDERLAY_XDP || has_tcx();
+        !pinned || self.pins.link(&pin_name(name, ifindex)).exists()
+    }
+
     /// Puts the loaded `from_pod` in the place of the one on each pod's veth; sweeps the links of veths that are gone.
     ///
     /// # Errors
@@ -111,14 +118,15 @@ impl Datapath {
         Ok(())
     }
 
-    /// Removes the links that are not among `keep`: of programs no longer wanted and of devices that are gone. Returns their names.
+    /// Removes those of the `pinned` links ([`PinDir::links`]) that are not among `keep`: of programs no longer wanted and of devices that
+    /// are gone. Returns their names.
     ///
     /// # Errors
     /// [`DatapathError::Pin`].
-    pub fn sweep_links(&self, keep: &[(&'static str, u32)]) -> Result<Vec<String>, DatapathError> {
+    pub fn sweep_links(&self, pinned: Vec<String>, keep: &[(&'static str, u32)]) -> Result<Vec<String>, DatapathError> {
         let keep: Vec<String> = keep.iter().map(|(name, ifindex)| pin_name(name, *ifindex)).collect();
         let mut removed = Vec::new();
-        for name in self.pins.links()? {
+        for name in pinned {
             if !keep.contains(&name) {
                 self.pins.remove(&self.pins.link(&name))?;
                 removed.push(name);
@@ -142,6 +150,15 @@ pub fn attach_pinned_to_pod(pins: &PinDir, device: &str, ifindex: u32) -> Result
         attach_filter(&mut program, device, Direction::Ingress)
     };
     result.map_err(|error| DatapathError::Attach { program: program::FROM_POD, device: device.to_owned(), reason: explain(&error) })
+}
+
+/// Removes our filter from a device that stays, where there is no TCX and so no pin to remove; elsewhere it does nothing. A filter that
+/// is not there is no error.
+pub fn detach_filter(device: &str, direction: Direction) {
+    if !has_tcx() {
+        // Dropping the link takes the filter away.
+        drop(SchedClassifierLink::attached(device, direction.attach_type(), FILTER_PRIORITY, FILTER_HANDLE, None));
+    }
 }
 
 /// Removes the link of a pod's veth.

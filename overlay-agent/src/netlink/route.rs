@@ -4,7 +4,7 @@
 
 use super::error::Naming;
 use super::{Error, Failure, Message, Netlink};
-use crate::model::{OVERLAY_DEVICE, ROUTE_PROTOCOL, Route};
+use crate::model::{OVERLAY_DEVICE, POD_ROUTE_PROTOCOL, ROUTE_PROTOCOL, Route};
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
@@ -13,7 +13,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 impl Netlink {
@@ -40,6 +40,24 @@ impl Netlink {
             }
         }
         Ok(removed)
+    }
+
+    /// The routes to this node's pods, as [`Netlink::put_pod_route`] makes them: device and preferred source by the pod's address.
+    pub async fn pod_routes(&self) -> Result<BTreeMap<Ipv4Addr, (u32, Ipv4Addr)>, Error> {
+        let routes = self.routes_of(POD_ROUTE_PROTOCOL).await?;
+        let pod = |message: &RouteMessage| {
+            let destination = destination_in(message).filter(|destination| destination.prefix_len() == 32)?;
+            let output = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(ifindex) => Some(*ifindex),
+                _ => None,
+            })?;
+            let source = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(*address),
+                _ => None,
+            })?;
+            Some((destination.addr(), (output, source)))
+        };
+        Ok(routes.iter().filter_map(pod).collect())
     }
 
     /// Adds a route, or replaces our own route to the same destination.
@@ -92,13 +110,18 @@ impl Netlink {
         })
     }
 
-    /// All IPv4 routes with our protocol number in the main table; the kernel does the filtering.
+    /// All routes with our protocol number.
     async fn own_routes(&self) -> Result<Vec<RouteMessage>, Error> {
+        self.routes_of(ROUTE_PROTOCOL).await
+    }
+
+    /// All IPv4 routes with this protocol number in the main table; the kernel does the filtering.
+    async fn routes_of(&self, protocol: u8) -> Result<Vec<RouteMessage>, Error> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
         request.header.table = RouteHeader::RT_TABLE_MAIN;
-        request.header.protocol = protocol();
-        self.dump_routes(request).await.naming(|| format!("list the routes with protocol {ROUTE_PROTOCOL}"))
+        request.header.protocol = RouteProtocol::Other(protocol);
+        self.dump_routes(request).await.naming(|| format!("list the routes with protocol {protocol}"))
     }
 
     /// The first route to exactly this destination, at our metric, that is not ours, in words.

@@ -66,17 +66,13 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Makes the overlay device and attaches its programs before any route leads to it. The routes to this node's pods name its address
-    /// as their source, so the kernel removed them with an older device: they are put back.
+    /// Makes the overlay device and attaches its programs before any route leads to it.
     async fn create_link(&mut self, link: &OverlayLink, replace: bool) -> Result<(), ApplyError> {
         if replace {
             self.netlink.delete_link(OVERLAY_DEVICE).await?;
         }
         self.overlay_ifindex = self.netlink.create_overlay_link(link).await?;
         attach_overlay(self.datapath, self.overlay_ifindex)?;
-        for (address, pod) in self.tables.pods()? {
-            self.netlink.put_pod_route(pod.ifindex, address, link.address).await?;
-        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Takes everything away that the agent and `overlay-cni` put on this node: the opposite of a pass, and of every pod's wire.
 
-use crate::datapath::{PinDir, Tables};
+use crate::datapath::{self, Direction, PinDir, Tables};
 use crate::model::{OVERLAY_DEVICE, Route};
 use crate::netlink::{self, Netlink};
 use crate::status::StateDir;
@@ -18,8 +18,14 @@ pub async fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
     let pins = PinDir::new(bpffs);
     let mut removed = Vec::new();
     // Read before the maps go. A map that cannot be read names no veth, and then there is none to remove by it.
-    let veths = Tables::open(&pins).and_then(|tables| tables.veths()).unwrap_or_default();
-    for link in netlink.links().await?.into_iter().filter(|link| veths.contains_key(&link.ifindex)) {
+    let tables = Tables::open(&pins).ok();
+    let veths = tables.as_ref().and_then(|tables| tables.veths().ok()).unwrap_or_default();
+    let underlay_ifindex = tables.and_then(|tables| tables.settings().ok()).map(|settings| settings.underlay_ifindex);
+    let links = netlink.links().await?;
+    for link in links.iter().filter(|link| Some(link.ifindex) == underlay_ifindex) {
+        datapath::detach_filter(&link.name, Direction::Ingress);
+    }
+    for link in links.into_iter().filter(|link| veths.contains_key(&link.ifindex)) {
         if netlink.delete_pod_veth(&link.name).await? {
             removed.push(format!("pod veth {}", link.name));
         }
@@ -45,7 +51,8 @@ pub async fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
         removed.push(format!("device {OVERLAY_DEVICE}"));
     }
     removed.extend(pins.remove_all()?.into_iter().map(|pin| format!("pin {}", pin.display())));
-    drop(lock);
+    // The lock goes last: no agent begins in a directory that is about to vanish.
     state_dir.remove().context("cannot remove the state directory")?;
+    drop(lock);
     Ok(removed)
 }

@@ -4,7 +4,7 @@ use super::apply::{self, Executor};
 use super::plan::plan;
 use super::receive::{self, Rung};
 use crate::config::Config;
-use crate::datapath::{Datapath, PinDir, Tables};
+use crate::datapath::{self, Datapath, Direction, PinDir, Tables};
 use crate::desired::{Inputs, desired};
 use crate::model::{Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Link, Netlink};
@@ -30,6 +30,8 @@ pub struct Node<'a> {
     overlay_ifindex: Option<u32>,
     /// The pods' veths that have this process's `from_pod`, or got it from `overlay-cni` since.
     pods_replaced: bool,
+    /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
+    unattached: BTreeSet<u32>,
 }
 
 impl<'a> Node<'a> {
@@ -41,7 +43,17 @@ impl<'a> Node<'a> {
         let pins = PinDir::new(&config.bpffs);
         let datapath = Datapath::load(&pins, config.ebpf_object.as_deref())?;
         let tables = datapath.tables()?;
-        Ok(Self { config, netlink, datapath, tables, pins, receive: None, overlay_ifindex: None, pods_replaced: false })
+        Ok(Self {
+            config,
+            netlink,
+            datapath,
+            tables,
+            pins,
+            receive: None,
+            overlay_ifindex: None,
+            pods_replaced: false,
+            unattached: BTreeSet::new(),
+        })
     }
 
     /// The loaded programs, for the log reader of a debug build.
@@ -88,7 +100,8 @@ impl<'a> Node<'a> {
         outcome.errors.extend(errors);
 
         self.attach(&underlay.device, overlay_ifindex, status, outcome)?;
-        self.sweep(overlay_ifindex, outcome).await
+        let veths = self.sweep(overlay_ifindex, outcome).await?;
+        self.keep_pods(&veths, desired.link.address, outcome).await
     }
 
     /// Why there is nothing to aim at.
@@ -131,14 +144,25 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// Attaches programs to devices this process has not attached them to yet. Maps are filled by now, so that no packet meets a
-    /// program that knows nobody.
+    /// Attaches programs to devices this process has not attached them to yet, or whose links somebody removed. Maps are filled by now,
+    /// so that no packet meets a program that knows nobody.
     fn attach(&mut self, device: &UnderlayDevice, overlay_ifindex: u32, status: &mut Status, outcome: &mut Outcome) -> Result<()> {
-        if self.overlay_ifindex != Some(overlay_ifindex) && overlay_ifindex != 0 {
+        let has = |name: &str, ifindex| self.datapath.is_attached(name, ifindex);
+        let overlay_attached = has(program::FROM_HOST, overlay_ifindex) && has(program::FROM_OVERLAY, overlay_ifindex);
+        let underlay_attached = self.receive.as_ref().is_some_and(|(known, rung)| {
+            known.ifindex == device.ifindex
+                && known.mac == device.mac
+                && has(program::UNDERLAY_TC, device.ifindex)
+                && (rung.mode != rung::XDP || has(program::UNDERLAY_XDP, device.ifindex))
+        });
+        if overlay_ifindex != 0 && (self.overlay_ifindex != Some(overlay_ifindex) || !overlay_attached) {
             apply::attach_overlay(&mut self.datapath, overlay_ifindex)?;
             self.overlay_ifindex = Some(overlay_ifindex);
         }
-        if self.receive.as_ref().is_none_or(|(known, _)| known.ifindex != device.ifindex || known.mac != device.mac) {
+        if !underlay_attached {
+            if let Some((old, _)) = self.receive.as_ref().filter(|(old, _)| old.ifindex != device.ifindex) {
+                datapath::detach_filter(&old.name, Direction::Ingress);
+            }
             let rung = receive::choose(&mut self.datapath, device, self.config.receive_mode)?;
             info!(device = device.name, mode = rung.mode, reason = rung.reason, "receive rung chosen");
             let mut settings = self.tables.settings()?;
@@ -157,35 +181,67 @@ impl<'a> Node<'a> {
     }
 
     /// Gives the pods' veths this process's program, forgets veths that are gone, and removes links nobody needs.
-    async fn sweep(&mut self, overlay_ifindex: u32, outcome: &mut Outcome) -> Result<()> {
+    ///
+    /// `overlay-cni` may wire a pod meanwhile: first the device, then the entry in `VETHS`, then the link's pin. All three are read in the
+    /// opposite order, so that whatever is found has its foundation found too, and a pod just being wired is not taken for one that is gone.
+    ///
+    /// Returns the veths that are there, by index, with their names.
+    async fn sweep(&mut self, overlay_ifindex: u32, outcome: &mut Outcome) -> Result<Vec<(u32, String)>> {
         for route in self.netlink.remove_stray_routes().await? {
             info!(route, "route removed: it has our protocol number and is none of ours");
             outcome.actions += 1;
         }
+        let pinned = self.pins.links()?;
+        let mut veths = self.tables.veths()?;
         let links = self.netlink.links().await?;
         let alive: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
-        let mut veths = self.tables.veths()?;
         for ifindex in veths.keys().filter(|ifindex| !alive.contains(ifindex)) {
             info!(ifindex, "forget a pod whose veth is gone");
             pod::forget(&self.pins, &mut self.tables, *ifindex)?;
             outcome.actions += 1;
         }
         veths.retain(|ifindex, _| alive.contains(ifindex));
+        let named: Vec<(u32, String)> = links.iter().filter(|link| veths.contains_key(&link.ifindex)).map(index_and_name).collect();
         if !self.pods_replaced {
-            let named: Vec<(u32, String)> = links.iter().filter(|link| veths.contains_key(&link.ifindex)).map(index_and_name).collect();
             self.datapath.replace_on_pods(&named).context("cannot renew the program of a pod")?;
             self.pods_replaced = true;
         }
-        let Some((device, rung)) = &self.receive else { return Ok(()) };
+        let Some((device, rung)) = &self.receive else { return Ok(named) };
         let mut keep: Vec<(&'static str, u32)> = veths.keys().map(|ifindex| (program::FROM_POD, *ifindex)).collect();
         keep.push((program::UNDERLAY_TC, device.ifindex));
         keep.extend([(program::FROM_HOST, overlay_ifindex), (program::FROM_OVERLAY, overlay_ifindex)]);
         if rung.mode == rung::XDP {
             keep.push((program::UNDERLAY_XDP, device.ifindex));
         }
-        for name in self.datapath.sweep_links(&keep)? {
+        for name in self.datapath.sweep_links(pinned, &keep)? {
             info!(link = name, "link removed: its device or its purpose is gone");
             outcome.actions += 1;
+        }
+        Ok(named)
+    }
+
+    /// Puts back what pods lost: their program, and the route to them, which the kernel removes with the address it names as its source
+    /// whenever the overlay device goes.
+    async fn keep_pods(&mut self, veths: &[(u32, String)], gateway: Ipv4Addr, outcome: &mut Outcome) -> Result<()> {
+        let unattached: BTreeSet<u32> =
+            veths.iter().map(|(ifindex, _)| *ifindex).filter(|ifindex| !self.datapath.is_attached(program::FROM_POD, *ifindex)).collect();
+        // One that is just being wired gets its program from `overlay-cni`; two would run twice.
+        let robbed: Vec<(u32, String)> =
+            veths.iter().filter(|(ifindex, _)| unattached.contains(ifindex) && self.unattached.contains(ifindex)).cloned().collect();
+        if !robbed.is_empty() {
+            self.datapath.replace_on_pods(&robbed).context("cannot give a pod its program back")?;
+            outcome.actions += robbed.len();
+        }
+        self.unattached = unattached;
+
+        let routes = self.netlink.pod_routes().await?;
+        for (address, pod) in self.tables.pods()? {
+            let there = veths.iter().any(|(ifindex, _)| *ifindex == pod.ifindex);
+            if there && routes.get(&address) != Some(&(pod.ifindex, gateway)) {
+                self.netlink.put_pod_route(pod.ifindex, address, gateway).await?;
+                info!(%address, "route to a pod put back");
+                outcome.actions += 1;
+            }
         }
         Ok(())
     }

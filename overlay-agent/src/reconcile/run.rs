@@ -13,6 +13,11 @@ use tracing::{debug, info, warn};
 
 /// How long events are gathered before a pass: a burst of them is one reason.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How often the nodes file is looked at without an event; one `stat`. An event that was missed costs this much.
+const FILE_RECHECK: Duration = Duration::from_secs(2);
+/// The part of the time passes may take when there is always a reason for one: a fifth. On a node with thousands of peers a pass takes a
+/// quarter of a second, and a routing daemon can give reasons without end.
+const REST: u32 = 4;
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
@@ -32,18 +37,19 @@ pub async fn run(config: &Config) -> Result<()> {
     let mut events = Some(netlink.events().await?);
     let mut node = Node::new(config, netlink.clone()).context("cannot load the data path")?;
     crate::datapath::forward_logs(node.datapath_mut());
-    let mut source = cluster::start(&config.source, config.resync_interval);
+    let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval));
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
     info!(node = config.node_name, "agent started");
 
     let mut retry = FIRST_RETRY;
     let mut due = Instant::now();
+    let mut rested = due;
     loop {
         tokio::select! {
             () = stop.requested() => break,
             reason = next_reason(&mut source, &mut events) => {
                 debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
-                due = due.min(Instant::now() + SETTLE);
+                due = due.min(rested.max(Instant::now() + SETTLE));
                 continue;
             }
             () = sleep_until(due) => {}
@@ -51,6 +57,7 @@ pub async fn run(config: &Config) -> Result<()> {
         if events.is_none() {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
+        let begun = Instant::now();
         let topology = source.topology.borrow_and_update().clone();
         let complete = match topology {
             Some(topology) => node.pass(&topology, &mut status).await,
@@ -63,6 +70,7 @@ pub async fn run(config: &Config) -> Result<()> {
         let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
         retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
         due = Instant::now() + wait;
+        rested = Instant::now() + begun.elapsed() * REST;
     }
     info!("agent stopped; the data path keeps running");
     Ok(())
@@ -89,7 +97,11 @@ async fn next_reason(source: &mut Subscription, events: &mut Option<Events>) -> 
                 *events = None;
                 "the subscription to network events ended".to_owned()
             }
-            Err(error) => format!("network events were lost: {error}"),
+            Err(error) => {
+                // Asking again at once would most likely fail at once, over and over.
+                *events = None;
+                format!("network events were lost: {error}")
+            }
         }),
     }
 }

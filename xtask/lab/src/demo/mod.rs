@@ -1,4 +1,4 @@
-//! The demo: a cluster on one machine, shown to a person in under a minute. Measures first ([`Report`]), prints afterwards ([`render`]).
+//! The demo: a cluster on one machine, shown to a person in under a minute. Measures first ([`Report`]), prints afterwards.
 
 mod keep;
 mod measure;

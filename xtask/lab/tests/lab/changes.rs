@@ -288,7 +288,7 @@ fn malformed(lab: &mut Lab) -> anyhow::Result<()> {
     let bad = |pod_cidr: &str| NodeEntry { created: LATER.to_owned(), ..NodeEntry::new("bad-node", address, &pod_cidr) };
     rejected(lab, &bad("10.244.99.0"), "10.244.99.0")?;
     rejected(lab, &bad("10.244.99.7/24"), "host bits")?;
-    rejected(lab, &bad("10.244.0.0/16"), "overlaps")?;
+    rejected(lab, &bad("10.244.0.0/16"), "contains those of 3 other nodes")?;
     rejected(lab, &NodeEntry { pod_cidr: None, ..bad("") }, "podCIDR")?;
     rejected(lab, &NodeEntry { address: None, ..bad("10.244.99.0/24") }, "InternalIP")
 }

@@ -11,6 +11,7 @@ use overlay_common::reason::DropReason;
 use crate::case::{Case, Expect, Shared, TC_NEXT, XDP_PASS, check, source_port, story};
 use crate::kernel::{Kernel, Program, Skb, hex};
 use crate::packet::{Addr, Eth, Ipv4, MORE_FRAGMENTS, pattern, protocol};
+use crate::underlay_outer::icmp_error;
 use crate::world::{self, A_GATEWAY, A_VTEP, B, B_POD, EXTERNAL, POD, POD2, SERVICE, STRANGER, at_pod, from_b, from_pod, tunnel};
 
 /// Every story.
@@ -144,6 +145,14 @@ fn detour_is_read(kernel: &mut Kernel) -> Result<()> {
             let case = Case::new("D27", *name, tunnel(&reply).bytes(), expect);
             let ran = kernel.run(program, &case.packet, case.skb)?;
             check(program, &case, &ran).with_context(|| format!("{} remembers {name}", program.name()))?;
+
+            // An error about what that socket sent takes the same way: the stack has rewritten what it quotes.
+            let sent = Ipv4::udp_ports(POD.addr, B_POD, (40_000, 53), b"request").bytes();
+            let error = Ipv4::new(B_POD, POD.addr, protocol::ICMP, icmp_error(3, 3, &sent));
+            let expect = if *by_stack { Expect::ToHost(error.bytes()) } else { Expect::ToPod(at_pod(POD, &error)) };
+            let case = Case::new("D34", *name, tunnel(&error).bytes(), expect);
+            let ran = kernel.run(program, &case.packet, case.skb)?;
+            check(program, &case, &ran).with_context(|| format!("{} remembers {name}, of an ICMP error", program.name()))?;
         }
     }
     kernel.clear_detours()

@@ -111,7 +111,16 @@ fn to_host() -> Vec<Case> {
         ("parameter problem", 12, 0),
     ] {
         let error = Ipv4::new(B_POD, POD.addr, protocol::ICMP, icmp_error(kind, code, &quoted));
-        cases.push(to_stack("D34", format!("an inner ICMP error, {name}, goes by the stack: it may quote a translated packet"), &error));
+        cases.push(delivers("D34", format!("an inner ICMP {name} about a packet the pod sent directly goes straight to it"), &error));
+    }
+    let others = Ipv4::udp(B_POD, POD.addr, b"overlay!").bytes();
+    for (name, quoted) in [
+        ("about another's packet", &others[..]),
+        ("that is cut in the quoted header", &quoted[..12]),
+        ("that quotes no port", &quoted[..20]),
+    ] {
+        let error = Ipv4::new(B_POD, POD.addr, protocol::ICMP, icmp_error(3, 1, quoted));
+        cases.push(to_stack("D34", format!("an inner ICMP error {name} goes by the stack, which may know what it is about"), &error));
     }
     for (name, kind) in [("echo request", 8), ("echo reply", 0), ("timestamp", 13), ("timestamp reply", 14)] {
         let echo = Ipv4::new(B_POD, POD.addr, protocol::ICMP, icmp_error(kind, 0, &pattern(32)));
