@@ -47,8 +47,8 @@ impl ReceiveMode {
 pub struct AgentConfig {
     /// `--node-name`.
     pub node_name: String,
-    /// `--nodes-file`.
-    pub nodes_file: PathBuf,
+    /// `--nodes-file`; none: `extra` says where the nodes come from.
+    pub nodes_file: Option<PathBuf>,
     /// `--bpffs`.
     pub bpffs: PathBuf,
     /// `--state-dir`.
@@ -79,9 +79,10 @@ impl Agent {
         let _ = fs::remove_file(config.state_dir.join("status.json"));
         let mut command = ns.command(&binary);
         command.args(["run", "--node-name", &config.node_name, "--receive-mode", config.receive_mode.name()]);
-        for (flag, path) in [("--nodes-file", &config.nodes_file), ("--bpffs", &config.bpffs), ("--state-dir", &config.state_dir)] {
-            command.arg(flag).arg(path);
+        if let Some(path) = &config.nodes_file {
+            command.arg("--nodes-file").arg(path);
         }
+        command.arg("--bpffs").arg(&config.bpffs).arg("--state-dir").arg(&config.state_dir);
         command.args(&config.extra).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("start `{}`", command::line(&command)))?;
         Ok(Self { child, log })

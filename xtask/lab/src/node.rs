@@ -78,7 +78,7 @@ impl Node {
         let mounts = NodeDirectory::create(&name)?;
         let config = AgentConfig {
             node_name: name.clone(),
-            nodes_file: nodes_file.to_owned(),
+            nodes_file: Some(nodes_file.to_owned()),
             bpffs: mounts.bpffs(),
             state_dir: mounts.state(),
             receive_mode,

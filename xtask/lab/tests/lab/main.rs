@@ -4,12 +4,14 @@
 //! the first of them runs. What is measured and not only checked is printed at the end.
 
 mod agent;
+mod api_server;
 mod bytes;
 mod changes;
 mod check;
 mod directions;
 mod foreign_pair;
 mod harness;
+mod kubernetes;
 mod mtu;
 mod neighbours;
 mod nested;
@@ -33,7 +35,7 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups()];
+    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(traces::trials());
     let conclusion = libtest_mimic::run(&args, trials);
