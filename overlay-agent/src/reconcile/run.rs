@@ -15,9 +15,9 @@ use tracing::{debug, info, warn};
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often the nodes file is looked at without an event; one `stat`. An event that was missed costs this much.
 const FILE_RECHECK: Duration = Duration::from_secs(2);
-/// The part of the time passes may take when there is always a reason for one: a fifth. On a node with thousands of peers a pass takes a
-/// quarter of a second, and a routing daemon can give reasons without end.
-const REST: u32 = 4;
+/// Rest after a pass, as a multiple of what it took: with a reason for one at any time, passes take half of a core and no more. On a node
+/// with thousands of peers a pass takes a quarter of a second, and a routing daemon can give reasons without end.
+const REST: u32 = 1;
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
