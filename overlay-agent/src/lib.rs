@@ -4,6 +4,7 @@
 //! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink.
 
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod datapath;

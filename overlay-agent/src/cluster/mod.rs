@@ -10,6 +10,7 @@ pub mod kubernetes;
 pub mod list;
 pub mod nodes;
 
+use crate::clock::now;
 use crate::config::Source;
 use crate::model::Topology;
 use jiff::Timestamp;
@@ -202,12 +203,6 @@ fn log_change(before: &Topology, after: &Topology) {
     for rejected in after.rejected.iter().filter(|rejected| !before.rejected.contains(rejected)) {
         warn!(node = rejected.name, reason = rejected.reason, "node left out");
     }
-}
-
-/// Now, to the second: it is for people.
-fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 #[cfg(test)]

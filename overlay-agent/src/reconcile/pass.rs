@@ -3,6 +3,7 @@
 use super::apply::{self, Executor};
 use super::plan::plan;
 use super::receive::{self, Rung};
+use crate::clock::now;
 use crate::config::Config;
 use crate::datapath::{self, Datapath, Direction, PinDir, Tables};
 use crate::desired::{Inputs, desired};
@@ -11,7 +12,6 @@ use crate::netlink::{Link, Netlink};
 use crate::pod;
 use crate::status::{Pass, Status};
 use anyhow::{Context as _, Result};
-use jiff::Timestamp;
 use overlay_common::abi::{program, receive as rung};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -256,10 +256,4 @@ struct Outcome {
 
 fn index_and_name(link: &Link) -> (u32, String) {
     (link.ifindex, link.name.clone())
-}
-
-/// Now, to the second: it is for people.
-fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
