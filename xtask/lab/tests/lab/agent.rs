@@ -203,7 +203,7 @@ fn foreign_device(lab: &mut Lab) -> anyhow::Result<()> {
         let theirs = device(&node, "ovl0")?;
         node.spawn_agent()?;
         problem(&node, &["ovl0", kind.split_whitespace().next().unwrap_or(kind)])?;
-        thread::sleep(Duration::from_millis(700));
+        thread::sleep(Duration::from_millis(300));
         same_device(&node, "ovl0", &theirs)?;
         node.stop_agent()?;
         let mut arguments = vec!["cleanup"];
