@@ -11,6 +11,8 @@ use overlay_lab::lab::{Lab, LabConfig};
 use overlay_lab::node::Node;
 use overlay_lab::probe::flood::Flood;
 use overlay_lab::sandbox;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -32,6 +34,7 @@ pub(crate) fn groups() -> Vec<Group> {
             .case("a second agent is refused and disturbs nothing", |lab| refused_beside(lab, "run", "another agent is running"))
             .case("the overlay device comes back with everything on it when somebody deletes it", device_deleted)
             .case("a device of ours that somebody changed is repaired", device_changed)
+            .case("programs come back when somebody removes their links", links_removed)
             .case("somebody else's device of our name is named and left alone", foreign_device)
             .case("somebody else's vxlan on our port is named and left alone", foreign_vxlan)
             .case("a wrong setting is refused with the nearest name, as wrong usage", wrong_setting)
@@ -172,6 +175,30 @@ fn device_changed(lab: &mut Lab) -> anyhow::Result<()> {
         note(format!("`ip {change}`: undone after {:.0?}", start.elapsed()));
     }
     check::reaches(&host, &pod)
+}
+
+/// Every link of a node removed by hand, which takes its programs off all hooks.
+fn links_removed(lab: &mut Lab) -> anyhow::Result<()> {
+    let node = &lab.nodes[0];
+    let folder = node.pins().join("links");
+    let pinned = || -> anyhow::Result<BTreeSet<OsString>> {
+        Ok(fs::read_dir(&folder)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?)
+    };
+    let before = pinned()?;
+    ensure!(before.len() >= 4, "too few links to begin with: {before:?}");
+    for name in &before {
+        fs::remove_file(folder.join(name))?;
+    }
+    let start = Instant::now();
+    eventually(PATIENCE, || {
+        // No event tells of a link that is gone: this one is a reason to look. A pod gets its program back by the second look.
+        node.ns.ip("link set ovl0 mtu 1000")?;
+        let now = pinned()?;
+        ensure!(now == before, "links are {now:?}, not {before:?}");
+        Ok(())
+    })?;
+    note(format!("links removed: attached anew after {:.0?}", start.elapsed()));
+    eventually(PATIENCE, || check::all_pods(lab))
 }
 
 /// Waits until the node's status names a problem with all these words.
