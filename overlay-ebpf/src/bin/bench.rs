@@ -73,20 +73,26 @@ fn generate(ctx: XdpContext) -> u32 {
     settings.next = if next >= settings.frames { 0 } else { next };
     let (start, end) = (ctx.data(), ctx.data_end());
     if start + TUNNELLED <= end {
+        copy::<14>(frame, start);
         // SAFETY: the bytes lie between the frame's bounds, as just checked; the frame may be unaligned.
-        unsafe {
-            core::ptr::write_unaligned(start as *mut [u64; 14], frame.words);
-            core::ptr::write_unaligned((start + 112) as *mut u16, frame.tail);
-        }
+        unsafe { core::ptr::write_unaligned((start + 112) as *mut u16, frame.tail) };
     } else if start + PLAIN <= end {
-        // SAFETY: as above.
-        unsafe { core::ptr::write_unaligned(start as *mut [u64; 8], *frame.words.first_chunk::<8>().unwrap_or(&[0; 8])) };
+        copy::<8>(frame, start);
     } else {
         return XDP_ABORTED;
     }
     // SAFETY: the helper takes plain values.
     let verdict = unsafe { bpf_redirect(settings.ifindex, 0) };
     if verdict == i64::from(XDP_REDIRECT) { XDP_REDIRECT } else { XDP_ABORTED }
+}
+
+/// Copies the first words of a frame. Volatile, or the compiler makes it a call of `memmove`, which goes byte by byte.
+#[inline(always)]
+fn copy<const WORDS: usize>(frame: &Frame, start: usize) {
+    for (index, word) in frame.words.iter().take(WORDS).enumerate() {
+        // SAFETY: the caller has checked that so many words lie between the frame's bounds; live frames begin behind 256 bytes of headroom.
+        unsafe { core::ptr::write_volatile((start as *mut u64).wrapping_add(index), *word) };
+    }
 }
 
 /// XDP: the least a NIC can do.
