@@ -45,6 +45,8 @@ impl ReceiveMode {
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
+    /// The program; none: the one of this build, see [`binary`].
+    pub binary: Option<PathBuf>,
     /// `--node-name`.
     pub node_name: String,
     /// `--nodes-file`; none: `extra` says where the nodes come from.
@@ -57,6 +59,18 @@ pub struct AgentConfig {
     pub receive_mode: ReceiveMode,
     /// Further flags.
     pub extra: Vec<String>,
+}
+
+impl AgentConfig {
+    /// The program to run on this node: the agent itself, or one of its other verbs.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn program(&self) -> anyhow::Result<PathBuf> {
+        let Some(path) = &self.binary else { return binary() };
+        ensure!(path.is_file(), "there is no agent {}", path.display());
+        Ok(path.clone())
+    }
 }
 
 /// A running agent; dropped, it is killed.
@@ -72,7 +86,7 @@ impl Agent {
     /// # Errors
     /// There is no agent binary, see [`binary`].
     pub fn start(ns: &Ns, config: &AgentConfig) -> anyhow::Result<Self> {
-        let binary = binary()?;
+        let binary = config.program()?;
         let log = config.state_dir.join("agent.log");
         let output = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
         // A status left by an earlier agent would pass for this one's.
@@ -214,9 +228,9 @@ pub fn log_tail(log: &Path) -> String {
 ///
 /// # Errors
 /// The command fails or prints no JSON.
-pub fn status(ns: &Ns, bpffs: &Path, state_dir: &Path) -> anyhow::Result<Value> {
-    let mut command: Command = ns.command(binary()?);
-    command.args(["status", "--output", "json", "--bpffs"]).arg(bpffs).arg("--state-dir").arg(state_dir);
+pub fn status(ns: &Ns, config: &AgentConfig) -> anyhow::Result<Value> {
+    let mut command: Command = ns.command(config.program()?);
+    command.args(["status", "--output", "json", "--bpffs"]).arg(&config.bpffs).arg("--state-dir").arg(&config.state_dir);
     // Degraded (exit code 3) is an answer too.
     let output = command::output(&mut command)?;
     serde_json::from_slice(&output.stdout).with_context(|| {

@@ -5,6 +5,7 @@
 //! and a [`nodes`] file that every agent follows. [`probe`] sends traffic and checks it, [`capture`] has it decoded by others.
 
 pub mod agent;
+pub mod bench;
 pub mod bpf;
 pub mod capture;
 pub mod command;
@@ -16,5 +17,7 @@ pub mod node;
 pub mod nodes;
 pub mod pod;
 pub mod probe;
+pub mod routes;
+pub mod rules;
 pub mod sandbox;
 pub mod underlay;

@@ -5,6 +5,7 @@
 
 mod agent;
 mod api_server;
+mod bed;
 mod bytes;
 mod changes;
 mod check;
@@ -38,6 +39,7 @@ fn main() {
     let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(traces::trials());
+    trials.extend(bed::trials());
     let conclusion = libtest_mimic::run(&args, trials);
     harness::print_notes();
     conclusion.exit();
