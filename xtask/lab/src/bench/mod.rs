@@ -2,3 +2,5 @@
 
 pub mod bed;
 pub mod contender;
+pub mod report;
+pub mod rows;
