@@ -5,6 +5,7 @@
 //! and a [`nodes`] file that every agent follows. [`probe`] sends traffic and checks it, [`capture`] has it decoded by others.
 
 pub mod agent;
+pub mod bench;
 pub mod bpf;
 pub mod capture;
 pub mod command;

@@ -131,6 +131,14 @@ impl Node {
         agent.wait_ready(&self.config.state_dir, READY_TIMEOUT).with_context(|| self.name.clone())
     }
 
+    /// PID of the running agent.
+    ///
+    /// # Errors
+    /// None runs.
+    pub(crate) fn agent_pid(&self) -> anyhow::Result<u32> {
+        Ok(self.agent.as_ref().with_context(|| format!("{} has no agent", self.name))?.pid())
+    }
+
     /// Starts the agent and waits until it is ready.
     ///
     /// # Errors
@@ -161,13 +169,29 @@ impl Node {
     /// # Errors
     /// The wiring fails.
     pub fn add_pod(&mut self) -> anyhow::Result<&Pod> {
+        let pod = self.prepare_pod()?;
+        self.wire_pod(&pod).with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
+        self.pods.push(pod);
+        Ok(&self.pods[self.pods.len() - 1])
+    }
+
+    /// The next pod as it is before its network: a namespace. It is not one of `pods` yet.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub(crate) fn prepare_pod(&self) -> anyhow::Result<Pod> {
         let index = self.pods.len() + 1;
         let name = format!("{}-pod-{index}", self.name);
         let address = pod_address(self.pod_cidr, index)?;
-        let pod = Pod { ns: Ns::create(&name)?, name, address, host_interface: format!("veth{index}") };
-        pod::wire(&self.ns, &self.config.bpffs, &pod).with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
-        self.pods.push(pod);
-        Ok(&self.pods[index - 1])
+        Ok(Pod { ns: Ns::create(&name)?, name, address, host_interface: format!("veth{index}") })
+    }
+
+    /// Connects a prepared pod to the node.
+    ///
+    /// # Errors
+    /// The wiring fails, as it does before the agent has written its settings; nothing is left then.
+    pub(crate) fn wire_pod(&self, pod: &Pod) -> anyhow::Result<()> {
+        pod::wire(&self.ns, &self.config.bpffs, pod)
     }
 
     /// Removes the last pod.

@@ -1,0 +1,3 @@
+//! Measurements: our data path and its rivals, alternately in one run.
+
+pub mod rows;
