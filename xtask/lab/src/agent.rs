@@ -130,7 +130,7 @@ impl Agent {
     /// # Errors
     /// It does not end within ten seconds, or ends with another code than 0.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        kill(self.pid()?, Signal::SIGTERM).context("signal the agent")?;
+        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM).context("signal the agent")?;
         let status = self.wait_end(Duration::from_secs(10))?;
         ensure!(status.success(), "the agent stopped with {status}; its log:\n{}", log_tail(&self.log));
         Ok(())
@@ -154,8 +154,9 @@ impl Agent {
     }
 
     /// Its process: `nsenter` executes the agent in its own place, so this is the agent itself.
-    fn pid(&self) -> anyhow::Result<Pid> {
-        Ok(Pid::from_raw(i32::try_from(self.child.id())?))
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn wait_end(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
@@ -207,7 +208,7 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Whether one whole pass over a node that is in the list has succeeded.
-fn is_ready(status: &Status) -> bool {
+pub(crate) fn is_ready(status: &Status) -> bool {
     status.node.is_some() && status.receive.is_some() && status.last_pass.as_ref().is_some_and(|pass| pass.errors.is_empty())
 }
 

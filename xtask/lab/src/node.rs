@@ -132,6 +132,14 @@ impl Node {
         agent.wait_ready(&self.config.state_dir, timeout).with_context(|| self.name.clone())
     }
 
+    /// PID of the running agent.
+    ///
+    /// # Errors
+    /// None runs.
+    pub(crate) fn agent_pid(&self) -> anyhow::Result<u32> {
+        Ok(self.agent.as_ref().with_context(|| format!("{} has no agent", self.name))?.pid())
+    }
+
     /// Starts the agent and waits until it is ready.
     ///
     /// # Errors
@@ -176,6 +184,22 @@ impl Node {
             .with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
         self.pods.extend(pods);
         Ok(())
+    }
+
+    /// The next pod as it is before its network: a namespace. It is not one of `pods` yet.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub(crate) fn prepare_pod(&self) -> anyhow::Result<Pod> {
+        pod::create(&self.name, self.pod_cidr, self.pods.len(), 1)?.pop().context("a pod that was just made")
+    }
+
+    /// Connects a prepared pod to the node.
+    ///
+    /// # Errors
+    /// The wiring fails, as it does before the agent has written its settings; nothing is left then.
+    pub(crate) fn wire_pod(&self, pod: &Pod) -> anyhow::Result<()> {
+        pod::wire(&self.ns, &self.config.bpffs, pod, self.wirer.as_deref())
     }
 
     /// Removes the last pod.
