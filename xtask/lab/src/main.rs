@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use overlay_agent::pod::{self, PodRequest};
+use overlay_lab::bench::{self, BenchArgs};
 use overlay_lab::demo::{self, DemoArgs};
 use overlay_lab::sandbox;
 use std::net::Ipv4Addr;
@@ -23,6 +24,8 @@ enum Command {
     ///
     /// Exit codes: 0 every pair talks, 1 not so, 2 wrong usage.
     Demo(DemoArgs),
+    /// Measure our data path and its rivals in turn, in one run
+    Bench(BenchArgs),
     /// Wire a pod to the node whose network namespace this runs in, inside somebody else's sandbox
     ///
     /// For a bench that compares builds: each one's pods are wired by its own code, which knows its maps.
@@ -63,6 +66,11 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Demo(args) => demo::run(args, sandbox::enter()?),
+        Command::Bench(args) if args.list => bench::list(args),
+        Command::Bench(args) => {
+            sandbox::enter()?;
+            bench::run(args)
+        }
         Command::Wire(args) => wire(args),
     }
 }

@@ -202,6 +202,14 @@ impl Node {
         pod::wire(&self.ns, &self.config.bpffs, pod, self.wirer.as_deref())
     }
 
+    /// Takes such a pod off the node again.
+    ///
+    /// # Errors
+    /// The unwiring fails.
+    pub(crate) fn unwire_pod(&self, pod: &Pod) -> anyhow::Result<()> {
+        pod::unwire(&self.ns, &self.config.bpffs, pod)
+    }
+
     /// Removes the last pod.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ pub struct Scale {
 
 impl Scale {
     /// A small cluster.
-    pub const SMALL: Self = Self { nodes: 3, pods: 1 };
+    pub const SMALL: Self = Self { nodes: 3, pods: 2 };
     /// A large one.
     pub const LARGE: Self = Self { nodes: 5000, pods: 1000 };
 }

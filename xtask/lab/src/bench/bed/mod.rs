@@ -37,6 +37,14 @@ pub struct Build {
     pub wirer: Option<PathBuf>,
 }
 
+impl Build {
+    /// The build whose `overlay-agent` and `overlay-lab` are in a directory, as cargo leaves them.
+    #[must_use]
+    pub fn in_directory(name: &str, directory: &Path) -> Self {
+        Self { name: name.to_owned(), agent: directory.join("overlay-agent"), wirer: Some(directory.join("overlay-lab")) }
+    }
+}
+
 /// What all pairs have in common.
 #[derive(Clone, Debug)]
 pub struct BedConfig {
