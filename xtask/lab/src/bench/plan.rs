@@ -54,25 +54,14 @@ const STREAMS: &[&str] = &["tc", "xdp", "kernel", "flannel", "flannel-100", "fla
 /// Fewer, where one row more of everybody would say nothing new.
 const FEW: &[&str] = &["tc", "xdp", "flannel", "flannel-5000", "routes", "none"];
 /// Everybody on the receiving side, limits included.
-const RECEIVERS: &[&str] = &[
-    "tc",
-    "xdp",
-    "xdp-redirect",
-    "kernel",
-    "flannel",
-    "flannel-100",
-    "flannel-5000",
-    "routes",
-    "limit-xdp-drop",
-    "limit-tc-drop",
-    "limit-xdp-redirect",
-];
+const RECEIVERS: &[&str] =
+    &["tc", "xdp", "kernel", "flannel", "flannel-100", "flannel-5000", "routes", "limit-xdp-drop", "limit-tc-drop", "limit-xdp-redirect"];
 
 const RECEIVE_GOALS: &[GoalSpec] = &[
     at_least("rate", "tc", "flannel", 2.5),
-    at_least("rate", "xdp-redirect", "flannel", 3.5),
-    at_least("rate", "xdp-redirect", "flannel-5000", 4.5),
-    at_least("rate", "xdp-redirect", "limit-tc-drop", 0.65),
+    at_least("rate", "xdp", "flannel", 3.5),
+    at_least("rate", "xdp", "flannel-5000", 4.5),
+    at_least("rate", "xdp", "limit-tc-drop", 0.65),
 ];
 const SEND_GOALS: &[GoalSpec] = &[at_least("rate", "tc", "flannel", 2.3), at_least("rate", "tc", "flannel-5000", 3.0)];
 const SUPER_PACKET_GOALS: &[GoalSpec] = &[at_least("throughput", "tc", "flannel", 1.15)];
@@ -113,7 +102,7 @@ pub const ROWS: &[RowSpec] = &[
         "same-node",
         "Pod to pod on one node, 1,000 flows",
         Work::Packets(Path::Local, FLOWS),
-        (&["tc", "xdp-redirect", "flannel", "flannel-5000", "routes"], &[at_least("rate", "tc", "flannel", 2.0)]),
+        (&["tc", "flannel", "flannel-5000", "routes"], &[at_least("rate", "tc", "flannel", 2.0)]),
     ),
     row(
         BULK,
@@ -159,11 +148,20 @@ pub const ROWS: &[RowSpec] = &[
     ),
     row(BULK, "udp-gso-super", "UDP with segmentation offload, super-packets", Work::Datagrams(Wire::SuperPackets), (FEW, &[])),
     row(BULK, "udp-gso-mtu", "UDP with segmentation offload, MTU-sized", Work::Datagrams(Wire::MtuSized), (FEW, &[])),
-    row(BULK, "tcp-same-node", "TCP, 1 stream between pods of one node", Work::Bulk(Between::SameNode, Wire::SuperPackets, 1), (
-        &["tc", "flannel", "flannel-5000", "routes"],
-        &[],
-    )),
-    row(BULK, "tcp-host-pod", "TCP, 1 stream, host to a pod of the other node", Work::Bulk(Between::HostAndPod, Wire::SuperPackets, 1), (FEW, &[])),
+    row(
+        BULK,
+        "tcp-same-node",
+        "TCP, 1 stream between pods of one node",
+        Work::Bulk(Between::SameNode, Wire::SuperPackets, 1),
+        (&["tc", "flannel", "flannel-5000", "routes"], &[]),
+    ),
+    row(
+        BULK,
+        "tcp-host-pod",
+        "TCP, 1 stream, host to a pod of the other node",
+        Work::Bulk(Between::HostAndPod, Wire::SuperPackets, 1),
+        (FEW, &[]),
+    ),
     row(REQUESTS, "requests-1", "Requests, 1 connection", Work::Requests(Between::Pods, 1), (STREAMS, &[])),
     row(REQUESTS, "requests-16", "Requests, 16 connections", Work::Requests(Between::Pods, 16), (STREAMS, REQUEST_GOALS)),
     row(REQUESTS, "requests-256", "Requests, 256 connections", Work::Requests(Between::Pods, 256), (STREAMS, REQUEST_GOALS)),
@@ -175,34 +173,40 @@ pub const ROWS: &[RowSpec] = &[
         (FEW, &[at_most("p99", "tc", "flannel", 0.85)]),
     ),
     row(REQUESTS, "connections", "Connect, request, response, close", Work::Connections(16), (STREAMS, REQUEST_GOALS)),
-    row(REQUESTS, "requests-same-node", "Requests, 16 connections on one node", Work::Requests(Between::SameNode, 16), (
-        &["tc", "flannel", "flannel-5000", "routes"],
-        &[],
-    )),
-    row(REQUESTS, "requests-host-pod", "Requests, host to a pod of the other node, 16", Work::Requests(Between::HostAndPod, 16), (FEW, &[])),
+    row(
+        REQUESTS,
+        "requests-same-node",
+        "Requests, 16 connections on one node",
+        Work::Requests(Between::SameNode, 16),
+        (&["tc", "flannel", "flannel-5000", "routes"], &[]),
+    ),
+    row(
+        REQUESTS,
+        "requests-host-pod",
+        "Requests, host to a pod of the other node, 16",
+        Work::Requests(Between::HostAndPod, 16),
+        (FEW, &[]),
+    ),
     row(
         DISTURBED,
         "nodes-change",
         "Receive, 1,000 flows, while 1,000 nodes change per second",
         Work::Disturbed(Disturbance::Nodes(1_000)),
-        (&["tc", "xdp-redirect"], &[]),
+        (&["tc", "xdp"], &[]),
     ),
     row(
         DISTURBED,
         "pods-change",
         "Receive, 1,000 flows, while 100 pods come and go per second",
         Work::Disturbed(Disturbance::Pods(100)),
-        (&["tc", "xdp-redirect"], &[]),
+        (&["tc", "xdp"], &[]),
     ),
     slow(row(
         SCALE,
         "receive-5000-nodes",
         "Receive, 1,000 flows from 5,000 nodes to 1,000 pods",
         Work::Packets(Path::Receive, Mix { flows: 1_000, pods: 1_000, nodes: 5_000 }),
-        (
-            &["tc", "tc@5000", "xdp-redirect", "xdp-redirect@5000", "flannel", "flannel@5000"],
-            &[at_least("rate", "tc@5000", "tc", 0.9), at_least("rate", "xdp-redirect@5000", "xdp-redirect", 0.9)],
-        ),
+        (&["tc", "tc@5000", "flannel", "flannel@5000"], &[at_least("rate", "tc@5000", "tc", 0.9), at_least("rate", "tc@5000", "tc", 0.9)]),
     )),
     slow(row(
         SCALE,

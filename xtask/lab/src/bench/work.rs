@@ -115,8 +115,12 @@ impl Work {
             Self::Bulk(_, Wire::MtuSized, _) => {
                 "Streams of 128 KiB writes. Everything crosses the underlay in packets of its MTU with their checksums filled in."
             }
-            Self::Datagrams(_) => "Datagrams of 1,400 bytes, 64 KiB to a system call (UDP_SEGMENT), merged again at the receiver (UDP_GRO).",
-            Self::Requests(..) => "64 bytes asked, 512 answered, over kept TCP connections, one event loop on each side, the next request at once.",
+            Self::Datagrams(_) => {
+                "Datagrams of 1,400 bytes, 64 KiB to a system call (UDP_SEGMENT), merged again at the receiver (UDP_GRO)."
+            }
+            Self::Requests(..) => {
+                "64 bytes asked, 512 answered, over kept TCP connections, one event loop on each side, the next request at once."
+            }
             Self::HalfLoad(_) => {
                 "The same requests sent by the clock, at half the rate the reference reached; latency counts from when a request was due."
             }

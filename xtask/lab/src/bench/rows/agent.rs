@@ -23,7 +23,9 @@ fn both(pair: &mut Pair) -> anyhow::Result<Vec<f64>> {
     let Pair { a: Side::Ours(prober), b: Side::Ours(node), .. } = pair else { bail!("{} has no agent", pair.id) };
     let cold = start::cold(prober, node)?;
     let warm = start::warm(prober, node)?;
-    let load = |start: &start::Start, node: &Node| start.load.with_context(|| format!("the agent does not say how long loading took: {}", node.log_tail()));
+    let load = |start: &start::Start, node: &Node| {
+        start.load.with_context(|| format!("the agent does not say how long loading took: {}", node.log_tail()))
+    };
     let (_, lost) = warm.silence.context("nobody looked for silence")?;
     #[expect(clippy::cast_precision_loss, reason = "a count of datagrams of one second")]
     let lost = lost as f64;

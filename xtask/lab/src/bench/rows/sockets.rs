@@ -32,7 +32,12 @@ fn conditions(stage: &Stage<'_>) -> Conditions {
 }
 
 /// Throughput, CPU seconds per Gbit, retransmits per Gbit, spurious ones per Gbit.
-pub(super) fn bulk(stage: &mut Stage<'_>, contestant: &Contestant, (between, wire): (Between, Wire), flows: usize) -> anyhow::Result<Vec<f64>> {
+pub(super) fn bulk(
+    stage: &mut Stage<'_>,
+    contestant: &Contestant,
+    (between, wire): (Between, Wire),
+    flows: usize,
+) -> anyhow::Result<Vec<f64>> {
     let conditions = conditions(stage);
     let pair = stage.bed.pair(&contestant.pair)?;
     pair.set_offloads(&stage.bed.underlay, wire == Wire::SuperPackets)?;
