@@ -119,7 +119,8 @@ impl<'a> ComputedGoal<'a> {
     }
 }
 
-fn json(report: &Report) -> Result<String> {
+/// The report as JSON, with what follows from it.
+pub fn json(report: &Report) -> Result<String> {
     let mut series = Vec::new();
     for row in &report.rows {
         for figure in &row.figures {

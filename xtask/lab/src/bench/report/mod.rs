@@ -8,6 +8,7 @@
 pub mod files;
 #[cfg(test)]
 mod fixture;
+mod look;
 pub mod page;
 pub mod stats;
 pub mod summary;
@@ -16,7 +17,7 @@ pub mod table;
 pub mod unit;
 pub mod verdict;
 
-pub use files::{Written, read, write};
+pub use files::{Written, json, read, write};
 pub use unit::Unit;
 pub use verdict::{Bound, Goal, Judged, Verdict};
 

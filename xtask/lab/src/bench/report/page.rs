@@ -3,7 +3,8 @@
 //! It needs nothing but itself: no script, no font, no picture from elsewhere. Texts reach the page through maud, which escapes them; only
 //! our own style sheets are put in as they are.
 
-use super::svg::{self, CHART, PALETTE, Placement, class, goal_line, side_words};
+use super::look::{CHART, PALETTE, safe, side_words, verdict_class};
+use super::svg::{self, Placement};
 use super::unit::{self, Scale};
 use super::verdict::Judged;
 use super::{Figure, Report, Row, Side};
@@ -49,7 +50,7 @@ fn head(report: &Report) -> Markup {
     let (machine, tally) = (&report.machine, report.tally());
     html! {
         header {
-            h1 { "What the packet path can do" }
+            h1 { "The packet path, measured" }
             p class="quiet" { (machine.cores) " cores of " (machine.cpu) ", Linux " (machine.kernel) ", " (report.started) }
             @if !report.verdicts().is_empty() {
                 ul class="tiles" {
@@ -81,34 +82,48 @@ fn contents(report: &Report) -> Markup {
 }
 
 fn goals(report: &Report) -> Markup {
-    let verdicts = report.verdicts();
+    let rows = report.rows.iter().flat_map(|row| row.figures.iter().map(move |figure| row.judge(figure)));
+    let figures: Vec<Vec<Judged<'_>>> = rows.filter(|goals| !goals.is_empty()).collect();
     html! {
         section {
             (heading(2, "goals", "Goals"))
-            @if verdicts.is_empty() {
+            @if figures.is_empty() {
                 p { "The rows of this run have no goals." }
             } @else {
                 p class="quiet" { "A goal is on the median of the ratios that two systems had in the same round." }
-                div class="wide" { table {
+                div class="wide" { table class="goals" {
                     thead { tr { th { "Work" } th { "Ratio" } th class="number" { "Goal" } th class="number" { "Measured" } th class="number" { "Range" } th { "" } } }
-                    tbody { @for judged in &verdicts { (goal(report, judged)) } }
+                    tbody {
+                        @for goals in &figures {
+                            @for (number, judged) in goals.iter().enumerate() {
+                                tr {
+                                    @if number == 0 { (work_of(judged, goals.len())) }
+                                    (goal(report, judged))
+                                }
+                            }
+                        }
+                    }
                 } }
             }
         }
     }
 }
 
+/// The work that so many goals are on.
+fn work_of(judged: &Judged<'_>, goals: usize) -> Markup {
+    html! {
+        td rowspan=(goals) { a href={ "#" (row_id(judged.row)) } { (judged.row.group) ": " (judged.row.title) } br; span class="quiet" { (judged.figure.title) } }
+    }
+}
+
 fn goal(report: &Report, judged: &Judged<'_>) -> Markup {
     let goal = judged.goal;
     html! {
-        tr {
-            td { a href={ "#" (row_id(judged.row)) } { (judged.row.title) } br; span class="quiet" { (judged.figure.title) } }
-            td { (report.title(&goal.contender)) " / " (report.title(&goal.rival)) }
-            td class="number" { (goal.bound) }
-            td class="number" { (judged.measured()) }
-            td class="number" { @if let Some(ratio) = &judged.ratio { (unit::ratio(ratio.lowest)) "–" (unit::ratio(ratio.highest)) } }
-            td class=(class(judged.verdict)) { (judged.verdict.mark()) " " (judged.verdict.word()) }
-        }
+        td { (report.title(&goal.contender)) " / " (report.title(&goal.rival)) }
+        td class="number" { (goal.bound) }
+        td class="number" { (judged.measured()) }
+        td class="number" { @if let Some(ratio) = &judged.ratio { (unit::ratio(ratio.lowest)) "–" (unit::ratio(ratio.highest)) } }
+        td class=(verdict_class(judged.verdict)) { (judged.verdict.mark()) " " (judged.verdict.word()) }
     }
 }
 
@@ -190,8 +205,12 @@ fn numbers(report: &Report, row: &Row, figure: &Figure) -> Markup {
                     }
                     None => td colspan="6" class="not-measured" { "not measured" @if let Some(remark) = row.remark(&series.contender) { ": " (remark) } },
                 }
-                @if let Some(ratio) = figure.ratio_to_reference(&series.contender) {
-                    td class="number" { (unit::ratio(ratio.median)) " (" (unit::ratio(ratio.lowest)) "–" (unit::ratio(ratio.highest)) ")" }
+                @if figure.reference.is_some() {
+                    td class="number" {
+                        @if let Some(ratio) = figure.ratio_to_reference(&series.contender) {
+                            (unit::ratio(ratio.median)) " (" (unit::ratio(ratio.lowest)) "–" (unit::ratio(ratio.highest)) ")"
+                        }
+                    }
                 }
             } } }
         } }
@@ -199,10 +218,9 @@ fn numbers(report: &Report, row: &Row, figure: &Figure) -> Markup {
             thead { tr { th { "round" } @for round in 1..=rounds { th class="number" { (round) } } } }
             tbody { @for series in &figure.series { tr {
                 td { (report.title(&series.contender)) }
-                @for sample in &series.samples { td class="number" { (number(*sample)) } }
+                @for round in 0..rounds { td class="number" { (number(series.samples.get(round).copied().unwrap_or(f64::NAN))) } }
             } } }
         } }
-        @for judged in &row.judge(figure) { p class=(class(judged.verdict)) { (goal_line(report, judged)) } }
     }
 }
 
@@ -219,7 +237,7 @@ fn group_id(number: usize) -> String {
 }
 
 fn row_id(row: &Row) -> String {
-    format!("row-{}", svg::safe(&row.id))
+    format!("row-{}", safe(&row.id))
 }
 
 #[cfg(test)]

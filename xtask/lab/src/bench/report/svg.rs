@@ -4,24 +4,19 @@
 //! from the lowest to the highest sample, a dot per round (the first at the top, so drift shows as a slant), numbers in columns, a mark where
 //! a goal lies, and colours that follow the reader's light or dark mode. Nothing is told by colour alone, nothing is loaded from elsewhere.
 
+use super::look::{CHART, PALETTE, safe, side_class, side_words, verdict_class};
 use super::stats::Summary;
 use super::unit::{self, Scale};
-use super::verdict::{Judged, Verdict};
+use super::verdict::Judged;
 use super::{Figure, Report, Row, Side};
 use maud::{Markup, PreEscaped, html};
-
-/// Colours of the charts and the page, light and dark.
-pub(super) const PALETTE: &str = include_str!("palette.css");
-
-/// Looks of the charts.
-pub(super) const CHART: &str = include_str!("chart.css");
 
 /// Where a chart stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// Alone in a file: it brings its colours and a background.
     File,
-    /// In a page that has [`PALETTE`] and [`CHART`].
+    /// In a page that brings the colours and looks of charts itself.
     Page,
 }
 
@@ -33,7 +28,7 @@ const PITCH: f64 = 32.0;
 const BAR: f64 = 20.0;
 const LINE: f64 = 20.0;
 /// The column of the medians and that of the ratios.
-const MEDIANS: f64 = 112.0;
+const MEDIANS: f64 = 128.0;
 const RATIOS: f64 = 74.0;
 /// A character of 13 pixels is about so wide; labels longer than the column are cut.
 const CHARACTER: f64 = 6.9;
@@ -47,11 +42,6 @@ pub fn file_name(row: &Row, figure: &Figure) -> String {
 
 fn name(row: &Row, figure: &Figure) -> String {
     safe(&format!("{}-{}", row.id, figure.id))
-}
-
-/// An id as part of a file's name or of a link.
-pub(super) fn safe(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
 /// What the parts of a drawing share.
@@ -84,8 +74,8 @@ pub fn chart(report: &Report, row: &Row, figure: &Figure, placement: Placement) 
     let name = name(row, figure);
     let (title, about) = (format!("{name}-title"), format!("{name}-about"));
     let bottom = TOP + PITCH * count(drawing.bars.len());
-    let notes = bottom + 44.0;
-    let height = notes + LINE * count(drawing.goals.len() + 1) + 6.0;
+    let notes = bottom + 46.0;
+    let height = notes + LINE * count(drawing.goals.len()) + MARGIN;
     html! {
         svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-labelledby=(format!("{title} {about}")) {
             title id=(title) { (row.title) ": " (figure.title) }
@@ -100,7 +90,7 @@ pub fn chart(report: &Report, row: &Row, figure: &Figure, placement: Placement) 
             @for judged in &drawing.goals { (drawing.aim(judged)) }
             (drawing.legend(notes))
             @for (number, judged) in drawing.goals.iter().enumerate() {
-                text class=(class(judged.verdict)) x=(MARGIN) y=(notes + LINE * count(number + 1)) { (goal_line(report, judged)) }
+                text class=(verdict_class(judged.verdict)) x=(MARGIN) y=(notes + 6.0 + LINE * count(number + 1)) { (goal_line(report, judged)) }
             }
         }
     }
@@ -111,24 +101,6 @@ pub(super) fn goal_line(report: &Report, judged: &Judged<'_>) -> String {
     let (contender, rival) = (report.title(&judged.goal.contender), report.title(&judged.goal.rival));
     let measured = if judged.ratio.is_some() { format!(", measured {}", judged.measured()) } else { String::new() };
     format!("{} goal {}: {contender} {} × {rival}{measured}", judged.verdict.mark(), judged.verdict.word(), judged.goal.bound)
-}
-
-/// The class of a verdict in the style sheets.
-pub(super) fn class(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Met(_) => "met",
-        Verdict::Missed(_) => "missed",
-        Verdict::NotMeasured => "not-measured",
-    }
-}
-
-fn side_class(side: Side) -> &'static str {
-    match side {
-        Side::Ours => "ours",
-        Side::OtherBuild => "other-build",
-        Side::Rival => "rival",
-        Side::Limit => "limit",
-    }
 }
 
 impl<'a> Drawing<'a> {
@@ -191,7 +163,7 @@ impl<'a> Drawing<'a> {
         let title = self.report.title(bar.contender);
         let middle = bar.y + BAR / 2.0;
         let text = middle + 4.5;
-        let strong = if Side::of(bar.contender) == Side::Ours { "strong" } else { "" };
+        let strong = strong(bar.contender);
         html! {
             text class=(strong) x=(self.left - 10.0) y=(text) text-anchor="end" { title { (title) } (cut(title, 33)) }
             @if let Some(summary) = &bar.summary {
@@ -229,7 +201,7 @@ impl<'a> Drawing<'a> {
             @if is_reference {
                 text class="quiet number" x=(WIDTH - MARGIN) y=(y) text-anchor="end" { "1" }
             } @else if let Some(ratio) = ratio {
-                text class="number strong" x=(WIDTH - MARGIN) y=(y) text-anchor="end" { (unit::ratio(ratio.median)) }
+                text class={ "number " (strong(contender)) } x=(WIDTH - MARGIN) y=(y) text-anchor="end" { (unit::ratio(ratio.median)) }
             }
         }
     }
@@ -239,7 +211,7 @@ impl<'a> Drawing<'a> {
         let place = aim_at(self.figure, judged).zip(self.bars.iter().find(|bar| bar.contender == judged.goal.contender));
         html! {
             @if let Some((value, bar)) = place {
-                line class={ "aim " (class(judged.verdict)) } x1=(self.x(value)) x2=(self.x(value)) y1=(bar.y - 4.0) y2=(bar.y + BAR + 4.0) {
+                line class={ "aim " (verdict_class(judged.verdict)) } x1=(self.x(value)) x2=(self.x(value)) y1=(bar.y - 4.0) y2=(bar.y + BAR + 4.0) {
                     title { (goal_line(self.report, judged)) }
                 }
             }
@@ -276,14 +248,9 @@ impl<'a> Drawing<'a> {
     }
 }
 
-/// What a side is called in a legend.
-pub(super) fn side_words(side: Side) -> &'static str {
-    match side {
-        Side::Ours => "this build",
-        Side::OtherBuild => "another build",
-        Side::Rival => "rivals",
-        Side::Limit => "limits of the machine",
-    }
+/// Our own lines stand out.
+fn strong(contender: &str) -> &'static str {
+    if Side::of(contender) == Side::Ours { "strong" } else { "" }
 }
 
 /// Where a goal's bound lies beside the rival's median; `None` if one of the two was not measured.
@@ -302,7 +269,7 @@ fn step(full: f64) -> f64 {
 /// A tick's number without the dust of binary fractions.
 fn plain(value: f64) -> String {
     let text = format!("{value:.6}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    unit::apart(text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// A tenth of a pixel is as exact as a chart gets.

@@ -61,7 +61,8 @@ pub fn row(report: &Report, row: &Row, style: Style) -> String {
         text.push_str(&indented(&contenders(report, figure, inside(style))));
         let judged = row.judge(figure);
         if !judged.is_empty() {
-            text.push_str(&indented(&goal_table(report, &judged, false, inside(style))));
+            text.push('\n');
+            text.push_str(&indented(&goal_lines(report, &judged, inside(style))));
         }
     }
     if !row.remarks.is_empty() {
@@ -82,7 +83,7 @@ pub fn goals(report: &Report, style: Style) -> String {
     }
     let mut text = line(Cell::new("GOALS").add_attribute(Attribute::Bold), style);
     text.push('\n');
-    text.push_str(&indented(&goal_table(report, &judged, true, inside(style))));
+    text.push_str(&indented(&goal_table(report, &judged, inside(style))));
     let tally = report.tally();
     let colour = if tally.missed > 0 { Color::Red } else { Color::Green };
     text.push('\n');
@@ -131,6 +132,7 @@ fn contenders(report: &Report, figure: &Figure, style: Style) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    flush_left(&mut table);
     lines(&table)
 }
 
@@ -138,27 +140,42 @@ fn range(ratio: &super::stats::Summary) -> String {
     format!("{}–{}", unit::ratio(ratio.lowest), unit::ratio(ratio.highest))
 }
 
-/// Goals with their verdicts, the place of each if they are of several rows.
-fn goal_table(report: &Report, judged: &[Judged<'_>], places: bool, style: Style) -> String {
+/// The goals of one figure, a line each.
+fn goal_lines(report: &Report, judged: &[Judged<'_>], style: Style) -> String {
     let mut table = table(style);
-    let place: &[&str] = if places { &["work"] } else { &[] };
-    table.set_header(place.iter().copied().chain(["goal", "", "measured", "range", ""]));
     for judged in judged {
-        let (colour, goal) = (verdict_colour(judged.verdict), judged.goal);
-        let mut cells = Vec::new();
-        if places {
-            cells.push(Cell::new(format!("{}: {}", judged.row.title, judged.figure.title)));
-        }
-        cells.extend([
-            Cell::new(format!("{} / {}", report.title(&goal.contender), report.title(&goal.rival))),
-            Cell::new(goal.bound),
-            Cell::new(judged.measured()).set_alignment(CellAlignment::Right),
-            Cell::new(judged.ratio.as_ref().map(range).unwrap_or_default()).set_alignment(CellAlignment::Right),
-            Cell::new(format!("{} {}", judged.verdict.mark(), judged.verdict.word())).fg(colour),
-        ]);
-        table.add_row(cells);
+        table.add_row(goal_cells("goal ", report, judged));
     }
+    flush_left(&mut table);
     lines(&table)
+}
+
+/// All goals, below the work they are on.
+fn goal_table(report: &Report, judged: &[Judged<'_>], style: Style) -> String {
+    let mut table = table(style);
+    table.set_header(["", "goal", "measured", "range", ""]);
+    let mut before = None;
+    for judged in judged {
+        let work = format!("{}: {}, {}", judged.row.group, judged.row.title, judged.figure.title);
+        if before.as_ref() != Some(&work) {
+            table.add_row([&work]);
+        }
+        table.add_row(goal_cells("  ", report, judged));
+        before = Some(work);
+    }
+    flush_left(&mut table);
+    lines(&table)
+}
+
+fn goal_cells(indent: &str, report: &Report, judged: &Judged<'_>) -> [Cell; 5] {
+    let goal = judged.goal;
+    [
+        Cell::new(format!("{indent}{} / {}", report.title(&goal.contender), report.title(&goal.rival))),
+        Cell::new(goal.bound),
+        Cell::new(judged.measured()).set_alignment(CellAlignment::Right),
+        Cell::new(judged.ratio.as_ref().map(range).unwrap_or_default()).set_alignment(CellAlignment::Right),
+        Cell::new(format!("{} {}", judged.verdict.mark(), judged.verdict.word())).fg(verdict_colour(judged.verdict)),
+    ]
 }
 
 fn verdict_colour(verdict: Verdict) -> Color {
@@ -187,10 +204,15 @@ fn table(style: Style) -> Table {
 fn line(cell: Cell, style: Style) -> String {
     let mut table = table(style);
     table.load_style(presets::NOTHING).add_row([cell]);
-    if let Some(column) = table.column_mut(0) {
-        column.set_padding((0, 0));
-    }
+    flush_left(&mut table);
     lines(&table)
+}
+
+/// Takes away what comfy-table puts before the first column.
+fn flush_left(table: &mut Table) {
+    if let Some(column) = table.column_mut(0) {
+        column.set_padding((0, 1));
+    }
 }
 
 /// The table without the blanks comfy-table pads lines with.

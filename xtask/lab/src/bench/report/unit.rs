@@ -77,17 +77,7 @@ impl Scale {
     #[must_use]
     pub fn number(&self, value: f64) -> String {
         let decimals = self.decimals;
-        let text = format!("{:.decimals$}", value / self.factor);
-        let whole = text.split('.').next().unwrap_or_default().trim_start_matches('-').len();
-        let start = text.len() - text.trim_start_matches('-').len();
-        let mut apart = String::with_capacity(text.len() + whole / 3);
-        for (place, digit) in text.char_indices() {
-            if place > start && place < start + whole && (start + whole - place).is_multiple_of(3) {
-                apart.push(',');
-            }
-            apart.push(digit);
-        }
-        apart
+        apart(&format!("{:.decimals$}", value / self.factor))
     }
 
     /// A number with its unit.
@@ -101,6 +91,22 @@ impl Scale {
     pub fn factor(&self) -> f64 {
         self.factor
     }
+}
+
+/// A decimal number with a comma between its thousands.
+#[must_use]
+pub fn apart(number: &str) -> String {
+    let (whole, fraction) = number.split_at(number.find('.').unwrap_or(number.len()));
+    let mut text = String::with_capacity(number.len() + whole.len() / 3);
+    let mut before = None;
+    for (place, digit) in whole.char_indices() {
+        if (whole.len() - place).is_multiple_of(3) && before.is_some_and(|before: char| before.is_ascii_digit()) {
+            text.push(',');
+        }
+        text.push(digit);
+        before = Some(digit);
+    }
+    text + fraction
 }
 
 /// A ratio: `2.56`, and `0.013` where two decimals would say nothing.
