@@ -14,16 +14,19 @@ use std::process::Command;
 
 /// Compile the eBPF programs and report toolchain, size, programs and maps.
 ///
-/// The object goes to target/ebpf: overlay-ebpf, overlay-ebpf-debug or overlay-ebpf-log.
+/// The object goes to target/ebpf: overlay-ebpf, overlay-ebpf-debug, overlay-ebpf-log or bench.
 #[derive(clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
     /// With aya-log lines: the agent loads such an object, bpftool refuses it.
-    #[arg(long, conflicts_with_all = ["debug", "release", "experiment"])]
+    #[arg(long, conflicts_with_all = ["debug", "release", "experiment", "bench"])]
     log: bool,
     /// The two programs behind ADR 0001 instead of the released object: docs/adr/0001-measure.sh runs them.
     #[arg(long, conflicts_with_all = ["debug", "release"])]
     experiment: bool,
+    /// The generator and the sinks of the bench instead of the released object (`cargo xtask bench` builds both itself).
+    #[arg(long, conflicts_with_all = ["debug", "release", "experiment"])]
+    bench: bool,
     /// Cargo's dev profile, optimised only as far as the verifier needs: for looking at single functions.
     #[arg(long)]
     debug: bool,
@@ -43,6 +46,8 @@ pub(crate) enum Variant {
     Log,
     /// The programs of ADR 0001.
     Experiment,
+    /// Generator and sinks of the bench.
+    Bench,
 }
 
 impl Variant {
@@ -53,7 +58,18 @@ impl Variant {
             Self::Debug => "overlay-ebpf-debug",
             Self::Log => "overlay-ebpf-log",
             Self::Experiment => "view_cost",
+            Self::Bench => "bench",
         })
+    }
+
+    /// The binary of the crate, and the feature it takes.
+    fn binary(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Release | Self::Debug => ("overlay-ebpf", None),
+            Self::Log => ("overlay-ebpf", Some("log")),
+            Self::Experiment => ("view_cost", Some("experiment")),
+            Self::Bench => ("bench", Some("bench")),
+        }
     }
 
     /// Name of cargo's output folder.
@@ -68,6 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Args { log: true, .. } => Variant::Log,
         Args { debug: true, .. } => Variant::Debug,
         Args { experiment: true, .. } => Variant::Experiment,
+        Args { bench: true, .. } => Variant::Bench,
         _ => Variant::Release,
     };
     setup::ensure(&[Purpose::Ebpf])?;
@@ -94,13 +111,10 @@ pub(crate) fn build(variant: Variant) -> Result<Built> {
     if variant != Variant::Debug {
         cargo.arg("--release");
     }
-    if variant == Variant::Log {
-        cargo.args(["--features", "log"]);
-    }
-    let bin = if variant == Variant::Experiment { "view_cost" } else { "overlay-ebpf" };
+    let (bin, feature) = variant.binary();
     cargo.args(["--bin", bin]);
-    if variant == Variant::Experiment {
-        cargo.args(["--features", "experiment"]);
+    if let Some(feature) = feature {
+        cargo.args(["--features", feature]);
     }
     step::loud(&mut cargo).with_context(|| {
         let (linker, llvm) = (linker.display(), &version.llvm);

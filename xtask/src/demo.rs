@@ -1,14 +1,10 @@
 //! `cargo xtask demo`: sets up, builds, and runs `overlay-lab demo` with the same flags.
-//!
-//! The lab is a program of its own: xtask neither makes namespaces nor loads programs. Its flags are listed here once more, so that they are
-//! checked and explained before anything is built.
 
 use crate::build_ebpf::{self, Variant};
+use crate::lab::{self, Output, name_of};
 use crate::setup::{self, Purpose};
-use crate::{build, place, refusal, step};
-use anyhow::{Result, bail};
-use std::path::PathBuf;
-use std::process::Command;
+use crate::{build, refusal, step};
+use anyhow::Result;
 
 /// Show a small cluster at work: nodes, pods, and traffic between them through the eBPF programs.
 ///
@@ -64,32 +60,13 @@ enum ReceiveMode {
     Kernel,
 }
 
-/// How the result is printed.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Output {
-    /// Tables for a person.
-    Text,
-    /// One JSON document.
-    Json,
-}
-
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
     refusal::unless_root("the demo makes network namespaces and loads eBPF programs", "cargo xtask demo")?;
     setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
     build_ebpf::build(Variant::Release)?;
     build::host(false)?;
-    step::loud(Command::new(lab()?).arg("demo").args(flags(args)))
-}
-
-/// The lab's program, where cargo has just put it.
-fn lab() -> Result<PathBuf> {
-    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| place::workspace().join("target"), PathBuf::from);
-    let lab = place::workspace().join(folder).join("debug/overlay-lab");
-    if !place::is_executable(&lab) {
-        bail!("the build left no {}", lab.display());
-    }
-    Ok(lab)
+    step::loud(lab::command(false)?.arg("demo").args(flags(args)))
 }
 
 fn flags(args: &Args) -> Vec<String> {
@@ -106,8 +83,4 @@ fn flags(args: &Args) -> Vec<String> {
         flags.push("--keep".to_owned());
     }
     flags
-}
-
-fn name_of(value: &impl clap::ValueEnum) -> String {
-    value.to_possible_value().expect("no value of these is hidden").get_name().to_owned()
 }

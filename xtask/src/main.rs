@@ -3,12 +3,14 @@
 //! This file is only the list; each verb has a file of its own. xtask stays small enough to compile in seconds: it depends on none of the
 //! project's crates and starts them as programs.
 
+mod bench;
 mod btf;
 mod build;
 mod build_ebpf;
 mod ci;
 mod demo;
 mod kernels;
+mod lab;
 mod lint;
 mod object;
 mod place;
@@ -29,6 +31,7 @@ enum Verb {
     BuildEbpf(build_ebpf::Args),
     Build(build::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
     Test(test::Args),
     Lint(lint::Args),
     Ci(ci::Args),
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf(args) => build_ebpf::run(&args),
         Verb::Build(args) => build::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Ci(args) => ci::run(&args),

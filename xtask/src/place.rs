@@ -26,7 +26,12 @@ pub(crate) fn tools() -> PathBuf {
     workspace().join("target/tools")
 }
 
-/// Output of the installers, kept for when one fails.
+/// What the benchmarks leave: reports, and the tree of another revision to compare with.
+pub(crate) fn bench() -> PathBuf {
+    workspace().join("target/bench")
+}
+
+/// Output of installers and other quiet steps, kept for when one fails.
 pub(crate) fn logs() -> PathBuf {
     workspace().join("target/setup")
 }

@@ -35,11 +35,13 @@ pub async fn run(config: &Config) -> Result<()> {
     }
     // Subscribed before the first look, so that nothing is missed in between.
     let mut events = Some(netlink.events().await?);
+    let loading = Instant::now();
     let mut node = Node::new(config, netlink.clone()).context("cannot load the data path")?;
+    let load_ms = loading.elapsed().as_secs_f64() * 1e3;
     crate::datapath::forward_logs(node.datapath_mut());
     let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval));
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
-    info!(node = config.node_name, "agent started");
+    info!(node = config.node_name, load_ms, "agent started");
 
     let mut retry = FIRST_RETRY;
     let mut due = Instant::now();

@@ -48,6 +48,8 @@ impl ReceiveMode {
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
+    /// The program; none: the one of this build, see [`binary`].
+    pub binary: Option<PathBuf>,
     /// `--node-name`.
     pub node_name: String,
     /// `--nodes-file`; none: `extra` says where the nodes come from.
@@ -60,6 +62,18 @@ pub struct AgentConfig {
     pub receive_mode: ReceiveMode,
     /// Further flags.
     pub extra: Vec<String>,
+}
+
+impl AgentConfig {
+    /// The program to run on this node: the agent itself, or one of its other verbs.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn program(&self) -> anyhow::Result<PathBuf> {
+        let Some(path) = &self.binary else { return binary() };
+        ensure!(path.is_file(), "there is no agent {}", path.display());
+        Ok(path.clone())
+    }
 }
 
 /// A running agent; dropped, it is killed.
@@ -75,7 +89,7 @@ impl Agent {
     /// # Errors
     /// There is no agent binary, see [`binary`].
     pub fn start(ns: &Ns, config: &AgentConfig) -> anyhow::Result<Self> {
-        let binary = binary()?;
+        let binary = config.program()?;
         let log = config.state_dir.join("agent.log");
         let output = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
         // A status left by an earlier agent would pass for this one's.
@@ -119,7 +133,7 @@ impl Agent {
     /// # Errors
     /// It does not end within ten seconds, or ends with another code than 0.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        kill(self.pid()?, Signal::SIGTERM).context("signal the agent")?;
+        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM).context("signal the agent")?;
         let status = self.wait_end(Duration::from_secs(10))?;
         ensure!(status.success(), "the agent stopped with {status}; its log:\n{}", log_tail(&self.log));
         Ok(())
@@ -143,8 +157,9 @@ impl Agent {
     }
 
     /// Its process: `nsenter` executes the agent in its own place, so this is the agent itself.
-    fn pid(&self) -> anyhow::Result<Pid> {
-        Ok(Pid::from_raw(i32::try_from(self.child.id())?))
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn wait_end(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
@@ -196,7 +211,7 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Whether one whole pass over a node that is in the list has succeeded.
-fn is_ready(status: &Status) -> bool {
+pub(crate) fn is_ready(status: &Status) -> bool {
     status.node.is_some() && status.receive.is_some() && status.last_pass.as_ref().is_some_and(|pass| pass.errors.is_empty())
 }
 
@@ -217,9 +232,9 @@ pub fn log_tail(log: &Path) -> String {
 ///
 /// # Errors
 /// The command fails or prints no JSON.
-pub fn status(ns: &Ns, bpffs: &Path, state_dir: &Path) -> anyhow::Result<Value> {
-    let mut command: Command = ns.command(binary()?);
-    command.args(["status", "--output", "json", "--bpffs"]).arg(bpffs).arg("--state-dir").arg(state_dir);
+pub fn status(ns: &Ns, config: &AgentConfig) -> anyhow::Result<Value> {
+    let mut command: Command = ns.command(config.program()?);
+    command.args(["status", "--output", "json", "--bpffs"]).arg(&config.bpffs).arg("--state-dir").arg(&config.state_dir);
     // Degraded (exit code 3) is an answer too.
     let output = command::output(&mut command)?;
     serde_json::from_slice(&output.stdout).with_context(|| {

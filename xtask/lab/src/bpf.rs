@@ -24,6 +24,16 @@ pub fn dump(pins: &Path, map: &str) -> anyhow::Result<Vec<Value>> {
     entries.into_iter().map(|mut entry| entry.get_mut("formatted").map(Value::take).with_context(|| format!("{map} has no BTF"))).collect()
 }
 
+/// Kernel memory a map takes, in bytes, entries and preallocation included. Exact since Linux 6.4, an estimate of its largest size before.
+///
+/// # Errors
+/// There is no such pin.
+pub fn bytes(pins: &Path, map: &str) -> anyhow::Result<u64> {
+    let text = command::run(Command::new("bpftool").args(["--json", "map", "show", "pinned"]).arg(pins.join("maps").join(map)))?;
+    let shown: Value = serde_json::from_str(&text).with_context(|| format!("parse what bpftool shows of {map}"))?;
+    shown["bytes_memlock"].as_u64().with_context(|| format!("bpftool does not say how much memory {map} takes: {text}"))
+}
+
 /// An address as `bpftool` prints the array of its four bytes.
 ///
 /// # Errors

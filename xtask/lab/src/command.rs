@@ -1,7 +1,9 @@
 //! Running the tools of the field (`ip`, `bridge`, `ethtool`, `bpftool`, `tshark`): one place that turns a failure into a sentence.
 
 use anyhow::{Context as _, bail};
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
+use std::thread;
 
 /// Runs a command to its end and returns what it printed.
 ///
@@ -9,8 +11,34 @@ use std::process::{Command, Output, Stdio};
 /// The program is missing, or ends with another code than 0: the message holds the whole command line and what it said.
 pub fn run(command: &mut Command) -> anyhow::Result<String> {
     let output = output(command)?;
+    printed(command, &output)
+}
+
+/// Runs a command to its end with `input` as its standard input and returns what it printed.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &mut Command, input: &str) -> anyhow::Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start `{}`", line(command)))?;
+    let stdin = child.stdin.take();
+    let output = thread::scope(|scope| {
+        // On a thread of its own: a program that prints before it has read everything would wait for us and we for it. One that ends
+        // early says why, which tells more than the broken pipe.
+        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+        child.wait_with_output()
+    });
+    printed(command, &output.with_context(|| format!("run `{}`", line(command)))?)
+}
+
+/// What a command printed, if it ended well.
+fn printed(command: &Command, output: &Output) -> anyhow::Result<String> {
     if !output.status.success() {
-        bail!("`{}` failed ({}): {}", line(command), output.status, said(&output));
+        bail!("`{}` failed ({}): {}", line(command), output.status, said(output));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,13 +1,17 @@
-//! Network namespaces: made with `ip netns`, entered by command or by thread.
+//! Network namespaces: made as `ip netns` makes them, entered by command or by thread.
+//!
+//! Making and deleting one starts no process: a bench has thousands.
 //!
 //! A socket belongs to the namespace of the thread that made it and may be used from any thread afterwards, so probes make their sockets
 //! inside [`Ns::enter`] and nothing else has to run there.
 
 use crate::command;
 use anyhow::Context as _;
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -25,10 +29,16 @@ impl Ns {
     /// The name is taken, or this is not a sandbox.
     pub fn create(name: impl Into<String>) -> anyhow::Result<Self> {
         let name = name.into();
-        command::ip(&format!("netns add {name}"))?;
+        let path = path(&name);
+        File::create_new(&path).with_context(|| format!("create {}, which stands for network namespace {name}", path.display()))?;
         // From here on a failure deletes the namespace again.
         let ns = Self { name };
-        ns.enter(set_loopback_up)??;
+        on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+            mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .with_context(|| format!("mount network namespace {} on {}", ns.name, path.display()))?;
+            set_loopback_up()
+        })?;
         Ok(ns)
     }
 
@@ -41,7 +51,7 @@ impl Ns {
     /// The file that stands for it.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+        path(&self.name)
     }
 
     /// A command that will run inside. It goes through `nsenter` and not `ip netns exec`, which would hide the mounts below `/sys`.
@@ -68,18 +78,23 @@ impl Ns {
         command::ip(&format!("-n {} {arguments}", self.name))
     }
 
+    /// Runs `program -batch -` inside (`ip` or `bridge`), one command per line of `lines`: one process for thousands of objects.
+    ///
+    /// # Errors
+    /// As [`command::run`]; what the program says names the line.
+    pub fn batch(&self, program: &str, lines: &str) -> anyhow::Result<()> {
+        command::run_with_input(Command::new(program).args(["-n", &self.name, "-batch", "-"]), lines).map(drop)
+    }
+
     /// Runs a closure on a thread of its own that is in the namespace.
     ///
     /// # Errors
     /// The namespace cannot be entered. What the closure returns, errors included, is passed on.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         let file = File::open(self.path()).with_context(|| format!("open network namespace {}", self.name))?;
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter network namespace {}", self.name))?;
-                Ok(work())
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        on_thread(|| {
+            setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter network namespace {}", self.name))?;
+            Ok(work())
         })
     }
 
@@ -146,14 +161,39 @@ impl Ns {
 impl Drop for Ns {
     fn drop(&mut self) {
         // Failing to delete is no reason to panic in a drop: the sandbox's end deletes it as well.
-        let _ = command::ip(&format!("netns delete {}", self.name));
+        let path = self.path();
+        let _ = umount2(&path, MntFlags::MNT_DETACH);
+        let _ = fs::remove_file(path);
     }
 }
+
+/// Where `ip netns` keeps the file that stands for a namespace.
+fn path(name: &str) -> PathBuf {
+    PathBuf::from("/run/netns").join(name)
+}
+
+/// Runs a closure on a thread of its own, whose namespace may differ from the others'.
+fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+nix::ioctl_write_ptr_bad!(
+    /// netdevice(7): sets the flags of the interface that is named.
+    set_interface_flags,
+    nix::libc::SIOCSIFFLAGS,
+    nix::libc::ifreq
+);
 
 /// Sets the loopback device of the current network namespace up.
 ///
 /// # Errors
 /// Not permitted.
 pub fn set_loopback_up() -> anyhow::Result<()> {
-    command::ip("link set lo up").map(drop)
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a socket")?;
+    let mut name = [0; nix::libc::IFNAMSIZ];
+    name[..2].copy_from_slice(&[b'l'.cast_signed(), b'o'.cast_signed()]);
+    let flags = i16::try_from(nix::libc::IFF_UP)?;
+    let request = nix::libc::ifreq { ifr_name: name, ifr_ifru: nix::libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+    // SAFETY: the request is a whole ifreq on this stack, named with a terminated string, and the kernel only reads it.
+    unsafe { set_interface_flags(socket.as_raw_fd(), &raw const request) }.map(drop).context("set lo up")
 }

@@ -26,16 +26,6 @@ pub fn pod_cidr(number: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(10, 244, number, 0), 24)
 }
 
-/// The address of the `index`th pod, counted from 1, of a node: past the gateway and what other plugins hand out first.
-///
-/// # Errors
-/// A /24 has no room for more than 240.
-pub fn pod_address(pod_cidr: Ipv4Net, index: usize) -> anyhow::Result<Ipv4Addr> {
-    ensure!(index <= 240, "a /24 has no room for pod {index}");
-    let [a, b, c, _] = pod_cidr.network().octets();
-    Ok(Ipv4Addr::new(a, b, c, 10 + u8::try_from(index)?))
-}
-
 /// Sysctls every Kubernetes node has: kubeadm asks for forwarding, systemd sets loose reverse-path checks.
 pub(crate) fn set_node_sysctls(ns: &Ns) -> anyhow::Result<()> {
     ns.set_sysctl("net.ipv4.ip_forward", "1")?;
@@ -61,6 +51,8 @@ pub struct Node {
     pub pod_cidr: Ipv4Net,
     /// What its agent is started with.
     pub config: AgentConfig,
+    /// The `overlay-lab` of another build, which wires the pods: with the agent of that build. None: this build does.
+    pub wirer: Option<PathBuf>,
 }
 
 impl Node {
@@ -73,10 +65,10 @@ impl Node {
         let ns = Ns::create(&name)?;
         set_node_sysctls(&ns)?;
         underlay.plug(&ns, place)?;
-        let pod_cidr = pod_cidr(number);
-        underlay.route_pods(pod_cidr, place.address)?;
+        underlay.route_pods(place.pod_cidr, place.address)?;
         let mounts = NodeDirectory::create(&name)?;
         let config = AgentConfig {
+            binary: None,
             node_name: name.clone(),
             nodes_file: Some(nodes_file.to_owned()),
             bpffs: mounts.bpffs(),
@@ -84,7 +76,8 @@ impl Node {
             receive_mode,
             extra: Vec::new(),
         };
-        Ok(Self { agent: None, pods: Vec::new(), mounts, ns, name, address: place.address, pod_cidr, config })
+        let Place { address, pod_cidr, .. } = place;
+        Ok(Self { agent: None, pods: Vec::new(), mounts, ns, name, address, pod_cidr, config, wirer: None })
     }
 
     /// What the cluster's list says of it.
@@ -122,13 +115,29 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until the agent is ready.
+    /// Waits until the agent is ready, as long as an agent of a small cluster may take.
     ///
     /// # Errors
     /// It ends, or takes too long: the message quotes its log.
     pub fn wait_ready(&mut self) -> anyhow::Result<Status> {
+        self.wait_ready_within(READY_TIMEOUT)
+    }
+
+    /// Waits until the agent is ready.
+    ///
+    /// # Errors
+    /// It ends, or takes longer than that: the message quotes its log.
+    pub fn wait_ready_within(&mut self, timeout: Duration) -> anyhow::Result<Status> {
         let agent = self.agent.as_mut().with_context(|| format!("{} has no agent", self.name))?;
-        agent.wait_ready(&self.config.state_dir, READY_TIMEOUT).with_context(|| self.name.clone())
+        agent.wait_ready(&self.config.state_dir, timeout).with_context(|| self.name.clone())
+    }
+
+    /// PID of the running agent.
+    ///
+    /// # Errors
+    /// None runs.
+    pub(crate) fn agent_pid(&self) -> anyhow::Result<u32> {
+        Ok(self.agent.as_ref().with_context(|| format!("{} has no agent", self.name))?.pid())
     }
 
     /// Starts the agent and waits until it is ready.
@@ -161,13 +170,44 @@ impl Node {
     /// # Errors
     /// The wiring fails.
     pub fn add_pod(&mut self) -> anyhow::Result<&Pod> {
-        let index = self.pods.len() + 1;
-        let name = format!("{}-pod-{index}", self.name);
-        let address = pod_address(self.pod_cidr, index)?;
-        let pod = Pod { ns: Ns::create(&name)?, name, address, host_interface: format!("veth{index}") };
-        pod::wire(&self.ns, &self.config.bpffs, &pod).with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
-        self.pods.push(pod);
-        Ok(&self.pods[index - 1])
+        self.add_pods(1)?;
+        self.pods.last().context("a pod that was just added")
+    }
+
+    /// Adds the next `count` pods.
+    ///
+    /// # Errors
+    /// The wiring of one fails: then none of them is there.
+    pub fn add_pods(&mut self, count: usize) -> anyhow::Result<()> {
+        let pods = pod::create(&self.name, self.pod_cidr, self.pods.len(), count)?;
+        pod::in_parallel(&pods, |pod| pod::wire(&self.ns, &self.config.bpffs, pod, self.wirer.as_deref()))
+            .with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
+        self.pods.extend(pods);
+        Ok(())
+    }
+
+    /// The next pod as it is before its network: a namespace. It is not one of `pods` yet.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub(crate) fn prepare_pod(&self) -> anyhow::Result<Pod> {
+        pod::create(&self.name, self.pod_cidr, self.pods.len(), 1)?.pop().context("a pod that was just made")
+    }
+
+    /// Connects a prepared pod to the node.
+    ///
+    /// # Errors
+    /// The wiring fails, as it does before the agent has written its settings; nothing is left then.
+    pub(crate) fn wire_pod(&self, pod: &Pod) -> anyhow::Result<()> {
+        pod::wire(&self.ns, &self.config.bpffs, pod, self.wirer.as_deref())
+    }
+
+    /// Takes such a pod off the node again.
+    ///
+    /// # Errors
+    /// The unwiring fails.
+    pub(crate) fn unwire_pod(&self, pod: &Pod) -> anyhow::Result<()> {
+        pod::unwire(&self.ns, &self.config.bpffs, pod)
     }
 
     /// Removes the last pod.
@@ -176,6 +216,10 @@ impl Node {
     /// There is none, or the unwiring fails.
     pub fn remove_pod(&mut self) -> anyhow::Result<()> {
         let pod = self.pods.pop().with_context(|| format!("{} has no pod", self.name))?;
+        if self.wirer.is_some() {
+            // Another build's maps are not ours to write: its agent notices that the veth is gone.
+            return Ok(());
+        }
         pod::unwire(&self.ns, &self.config.bpffs, &pod)
     }
 
@@ -192,7 +236,7 @@ impl Node {
     /// # Errors
     /// It fails.
     pub fn status(&self) -> anyhow::Result<Value> {
-        agent::status(&self.ns, &self.config.bpffs, &self.config.state_dir)
+        agent::status(&self.ns, &self.config)
     }
 
     /// Removes every trace of the agent from the node, as an operator does: `overlay-agent cleanup`.
@@ -200,7 +244,7 @@ impl Node {
     /// # Errors
     /// It fails: the message holds what it said.
     pub fn cleanup(&self) -> anyhow::Result<String> {
-        let mut command = self.ns.command(agent::binary()?);
+        let mut command = self.ns.command(self.config.program()?);
         command.args(["cleanup", "--bpffs"]).arg(&self.config.bpffs).arg("--state-dir").arg(&self.config.state_dir);
         command::run(&mut command)
     }

@@ -90,6 +90,12 @@ impl NodesFile {
         Self { path, entries: Vec::new() }
     }
 
+    /// A file that is there already, and what it says.
+    #[must_use]
+    pub fn at(path: PathBuf, entries: Vec<NodeEntry>) -> Self {
+        Self { path, entries }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -15,6 +15,7 @@
 //! answers a pod whose address nobody translated.
 
 use crate::netns::Ns;
+use crate::node::pod_cidr;
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use std::fmt::Write as _;
@@ -50,13 +51,15 @@ impl Kind {
 /// Address of the host outside.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
-/// Where a node is plugged in.
+/// Where a node is plugged in, and what is routed to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The node's address.
     pub address: Ipv4Addr,
     /// Its subnet's router.
     pub router: Ipv4Addr,
+    /// Where its pods get their addresses from.
+    pub pod_cidr: Ipv4Net,
     /// Which bridge of the router.
     bridge: usize,
 }
@@ -103,7 +106,12 @@ impl Underlay {
         let subnets = self.kind.subnets();
         let bridge = usize::from(number - 1) % subnets.len();
         let subnet = subnets[bridge];
-        Place { address: Ipv4Addr::new(192, 168, subnet, 10 + number), router: Ipv4Addr::new(192, 168, subnet, 1), bridge }
+        Place {
+            address: Ipv4Addr::new(192, 168, subnet, 10 + number),
+            router: Ipv4Addr::new(192, 168, subnet, 1),
+            pod_cidr: pod_cidr(number),
+            bridge,
+        }
     }
 
     /// Name of the router's end of a node's cable.
@@ -123,6 +131,30 @@ impl Underlay {
         node.ip(&format!("address add {}/24 dev eth0", place.address))?;
         node.ip("link set eth0 up")?;
         node.ip(&format!("route add default via {}", place.router)).map(drop)
+    }
+
+    /// Settles who is where on the wire between nodes, for good: none of them asks by ARP any more, and the bridge floods nothing. A
+    /// receiver that only counts packets answers no ARP, and what it is sent would be flooded or lost after a while.
+    ///
+    /// # Errors
+    /// `ip` or `bridge` fails.
+    pub fn settle(&self, nodes: &[(&Ns, Place)]) -> anyhow::Result<()> {
+        let mut known = Vec::new();
+        for (ns, place) in nodes {
+            let mac = ns.mac("eth0")?;
+            self.router.run("bridge", &format!("fdb replace {mac} dev {} master static", Self::port(ns.name())))?;
+            self.router.ip(&format!("neighbour replace {} lladdr {mac} dev br{} nud permanent", place.address, place.bridge))?;
+            known.push((ns.name(), place.address, place.bridge, mac));
+        }
+        for (ns, place) in nodes {
+            let router_mac = self.router.mac(&format!("br{}", place.bridge))?;
+            let mut lines = format!("neighbour replace {} lladdr {router_mac} dev eth0 nud permanent\n", place.router);
+            for (_, address, _, mac) in known.iter().filter(|(name, _, bridge, _)| *name != ns.name() && *bridge == place.bridge) {
+                let _ = writeln!(lines, "neighbour replace {address} lladdr {mac} dev eth0 nud permanent");
+            }
+            ns.batch("ip", &lines)?;
+        }
+        Ok(())
     }
 
     /// Routes a pod network to the node that has it.

@@ -36,6 +36,8 @@ pub struct Report {
     pub duplicates: u64,
     /// The longest time without an echo.
     pub longest_gap: Duration,
+    /// When the first echo came.
+    pub first: Option<Instant>,
 }
 
 impl Report {
@@ -48,7 +50,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sent, reached, returned, duplicates, longest_gap } = self;
+        let Self { sent, reached, returned, duplicates, longest_gap, first: _ } = self;
         write!(
             f,
             "{} of {sent} lost ({} on the way there, {} on the way back), ",
@@ -148,6 +150,7 @@ fn listen(client: &UdpSocket, sent: &AtomicU64, deaf: &AtomicBool) -> anyhow::Re
         }
         report.longest_gap = report.longest_gap.max(last.elapsed());
         last = Instant::now();
+        report.first.get_or_insert(last);
     }
     report.sent = sent.load(Ordering::Relaxed);
     Ok(report)

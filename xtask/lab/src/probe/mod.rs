@@ -9,6 +9,6 @@ pub mod tcp;
 pub mod udp;
 
 /// The result of a thread; its panic, if it panicked, goes on in the thread that waited for it.
-fn ended<T>(joined: std::thread::Result<T>) -> T {
+pub(crate) fn ended<T>(joined: std::thread::Result<T>) -> T {
     joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

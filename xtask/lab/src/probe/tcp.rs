@@ -4,7 +4,7 @@ use crate::netns::Ns;
 use crate::probe::{ended, pattern};
 use anyhow::{Context as _, bail, ensure};
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,17 +46,14 @@ pub fn transfer(from: &Ns, to: &Ns, address: Ipv4Addr, bytes: u64) -> anyhow::Re
 /// # Errors
 /// As [`transfer`].
 pub fn flows(from: &Ns, to: &Ns, address: Ipv4Addr, count: usize, bytes: u64) -> anyhow::Result<Transfer> {
-    let listener = to.tcp_listener(address, 0)?;
-    let target = SocketAddrV4::new(address, listener.local_addr()?.port());
-    let mut pairs = Vec::new();
-    for _ in 0..count {
-        let sender = from.tcp_connect(target)?;
-        pairs.push((accept_from(&listener, &sender)?, sender));
+    let (senders, receivers) = connect(from, to, address, count)?;
+    for (receiver, sender) in receivers.iter().zip(&senders) {
+        receiver.set_read_timeout(Some(STALL))?;
+        sender.set_write_timeout(Some(STALL))?;
     }
     let start = Instant::now();
     thread::scope(|scope| {
-        let running: Vec<_> = pairs
-            .iter()
+        let running: Vec<_> = (receivers.iter().zip(&senders))
             .map(|(receiver, sender)| (scope.spawn(move || receive(receiver, bytes)), scope.spawn(move || send(sender, bytes))))
             .collect();
         for (receiving, sending) in running {
@@ -70,13 +67,21 @@ pub fn flows(from: &Ns, to: &Ns, address: Ipv4Addr, count: usize, bytes: u64) ->
     Ok(Transfer { bytes: bytes * count as u64, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// Accepts the connection of exactly this sender: the next one in the queue, as connections are made one by one.
-fn accept_from(listener: &TcpListener, sender: &TcpStream) -> anyhow::Result<TcpStream> {
-    let (receiver, peer) = listener.accept().context("accept")?;
-    ensure!(peer.port() == sender.local_addr()?.port(), "a connection from {peer}, which is not ours");
-    receiver.set_read_timeout(Some(STALL))?;
-    sender.set_write_timeout(Some(STALL))?;
-    Ok(receiver)
+/// Makes `count` connections one by one, to a port of the kernel's choice. Returns the ends that connected and, at the same places, the ends
+/// that were accepted.
+pub(crate) fn connect(from: &Ns, to: &Ns, address: Ipv4Addr, count: usize) -> anyhow::Result<(Vec<TcpStream>, Vec<TcpStream>)> {
+    let listener = to.tcp_listener(address, 0)?;
+    let target = SocketAddrV4::new(address, listener.local_addr()?.port());
+    let mut ends = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let connected = from.tcp_connect(target)?;
+        // The next one in the queue: there is no other.
+        let (accepted, peer) = listener.accept().context("accept")?;
+        ensure!(peer.port() == connected.local_addr()?.port(), "a connection from {peer}, which is not ours");
+        ends.0.push(connected);
+        ends.1.push(accepted);
+    }
+    Ok(ends)
 }
 
 fn send(mut stream: &TcpStream, bytes: u64) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@
 
 mod agent;
 mod api_server;
+mod bed;
 mod bytes;
 mod changes;
 mod check;
@@ -12,6 +13,7 @@ mod directions;
 mod foreign_pair;
 mod harness;
 mod kubernetes;
+mod load;
 mod mtu;
 mod neighbours;
 mod nested;
@@ -37,7 +39,9 @@ fn main() {
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
     let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
+    trials.extend(load::trials());
     trials.extend(traces::trials());
+    trials.extend(bed::trials());
     let conclusion = libtest_mimic::run(&args, trials);
     harness::print_notes();
     conclusion.exit();

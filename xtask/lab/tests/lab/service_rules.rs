@@ -1,16 +1,13 @@
-//! The rules kube-proxy writes in iptables mode (as of Kubernetes 1.31), for services with one backend each.
+//! The services of the cases in `services`, as kube-proxy publishes them: one backend each, over TCP and over UDP.
 //!
-//! Two things are left out: the comments, and `--random-fully` of the masquerade. A port chosen at random may be the VXLAN port, to which
-//! a pod may not send: one UDP flow in 64,512, which a test must not meet.
+//! `--random-fully` of the masquerade is left out: a port chosen at random may be the VXLAN port, to which a pod may not send: one UDP
+//! flow in 64,512, which a test must not meet.
 
 use crate::check::end;
-use anyhow::{Context as _, ensure};
 use overlay_lab::lab::Lab;
 use overlay_lab::node::Node;
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::net::Ipv4Addr;
-use std::process::Stdio;
+use overlay_lab::rules::{self, NodePort, Protocol, Rules};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// The virtual address of every service; told apart by port.
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
@@ -42,61 +39,23 @@ impl Service {
 
 /// Puts the rules for these services in the place of all rules of the node.
 pub(crate) fn publish(lab: &Lab, node: &Node, services: &[Service], backend_port: u16) -> anyhow::Result<()> {
-    let mut rules = HEAD.to_owned();
+    let mut published = Vec::new();
     for service in services {
-        let backend = end(lab, service.backend)?.address;
-        let Service { port, .. } = *service;
-        let (node_port, local_node_port) = (service.node_port(), service.local_node_port());
-        let _ = write!(
-            rules,
-            ":KUBE-SVC-{port} - [0:0]\n:KUBE-EXT-{port} - [0:0]\n:KUBE-SEP-{port} - [0:0]\n\
-             -A KUBE-EXT-{port} -j KUBE-MARK-MASQ\n-A KUBE-EXT-{port} -j KUBE-SVC-{port}\n\
-             -A KUBE-SVC-{port} -j KUBE-SEP-{port}\n\
-             -A KUBE-SEP-{port} -s {backend}/32 -j KUBE-MARK-MASQ\n"
-        );
-        for protocol in ["tcp", "udp"] {
-            let _ = write!(
-                rules,
-                "-I KUBE-SVC-{port} 1 ! -s {CLUSTER} -d {VIP}/32 -p {protocol} --dport {port} -j KUBE-MARK-MASQ\n\
-                 -A KUBE-SEP-{port} -p {protocol} -j DNAT --to-destination {backend}:{backend_port}\n\
-                 -A KUBE-SERVICES -d {VIP}/32 -p {protocol} --dport {port} -j KUBE-SVC-{port}\n\
-                 -A KUBE-NODEPORTS -p {protocol} --dport {node_port} -j KUBE-EXT-{port}\n\
-                 -A KUBE-NODEPORTS -p {protocol} --dport {local_node_port} -j KUBE-SEP-{port}\n"
-            );
+        let backends = vec![SocketAddrV4::new(end(lab, service.backend)?.address, backend_port)];
+        // A service has one policy: the one with the other policy is a service of its own, at a port nobody asks for.
+        let kinds =
+            [(service.port, NodePort::Cluster(service.node_port())), (1000 + service.port, NodePort::Local(service.local_node_port()))];
+        for (port, node_port) in kinds {
+            for (protocol, name) in [(Protocol::Tcp, "tcp"), (Protocol::Udp, "udp")] {
+                published.push(rules::Service {
+                    name: format!("lab/service-{port}:{name}"),
+                    protocol,
+                    address: SocketAddrV4::new(VIP, port),
+                    backends: backends.clone(),
+                    node_port: Some(node_port),
+                });
+            }
         }
     }
-    rules.push_str("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\nCOMMIT\n");
-    restore(node, &rules)
-}
-
-/// What is the same for all services. INVALID is what conntrack calls a packet of a flow it has seen only one direction of.
-const HEAD: &str = "\
-*filter
-:KUBE-FORWARD - [0:0]
--A FORWARD -j KUBE-FORWARD
--A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
--A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
--A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-COMMIT
-*nat
-:KUBE-SERVICES - [0:0]
-:KUBE-NODEPORTS - [0:0]
-:KUBE-MARK-MASQ - [0:0]
-:KUBE-POSTROUTING - [0:0]
--A PREROUTING -j KUBE-SERVICES
--A OUTPUT -j KUBE-SERVICES
--A POSTROUTING -j KUBE-POSTROUTING
--A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
--A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
--A KUBE-POSTROUTING -j MARK --xor-mark 0x4000
--A KUBE-POSTROUTING -j MASQUERADE
-";
-
-fn restore(node: &Node, rules: &str) -> anyhow::Result<()> {
-    let mut command = node.ns.command("iptables-restore");
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().context("start iptables-restore")?;
-    child.stdin.take().context("iptables-restore has no standard input")?.write_all(rules.as_bytes())?;
-    let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "iptables-restore: {}\n{rules}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
+    Rules { cluster: CLUSTER.parse()?, services: published, flannel: None, random_fully: false }.apply(&node.ns)
 }
