@@ -172,6 +172,8 @@ pub enum ReceiveMode {
     Auto,
     /// XDP in the driver.
     Xdp,
+    /// XDP in the driver, and from there straight into the pod.
+    XdpRedirect,
     /// TC ingress.
     Tc,
     /// The kernel's vxlan device, checked afterwards.
@@ -185,6 +187,7 @@ impl ReceiveMode {
         match self {
             Self::Auto => "auto",
             Self::Xdp => "xdp",
+            Self::XdpRedirect => "xdp-redirect",
             Self::Tc => "tc",
             Self::Kernel => "kernel",
         }
@@ -193,13 +196,14 @@ impl ReceiveMode {
 
 impl ValueEnum for ReceiveMode {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Auto, Self::Xdp, Self::Tc, Self::Kernel]
+        &[Self::Auto, Self::XdpRedirect, Self::Xdp, Self::Tc, Self::Kernel]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
             Self::Auto => "the best that works on the NIC, found by trying",
             Self::Xdp => "XDP in the driver of the NIC",
+            Self::XdpRedirect => "XDP in the driver of the NIC, and from there straight into the pod; for NICs that fill in checksums",
             Self::Tc => "TC ingress of the NIC",
             Self::Kernel => "the kernel's vxlan device, checked afterwards",
         };

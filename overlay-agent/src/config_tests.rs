@@ -125,7 +125,7 @@ fn bad_values_are_answered_with_name_value_and_fix() {
     for (line, message) in [
         ("vni: 16777216", "vni: \"16777216\" cannot be used: 16777216 is not in 1..=16777215"),
         ("port: http", "port: \"http\" cannot be used: invalid digit found in string"),
-        ("receive-mode: skb", "receive-mode: \"skb\" cannot be used: it has to be one of auto, xdp, tc, kernel"),
+        ("receive-mode: skb", "receive-mode: \"skb\" cannot be used: it has to be one of auto, xdp-redirect, xdp, tc, kernel"),
         ("mtu: -5", "mtu: \"-5\" cannot be used: -5 is not in 626..=65535"),
         ("mtu:", "mtu: nothing cannot be used: give it a value or remove the line"),
         ("vni: [1, 2]", "vni: [1,2] cannot be used: it takes one value"),

@@ -6,9 +6,10 @@
 
 use crate::datapath::{self, DatapathError, PinDir, Tables};
 use crate::model::Mac;
-use crate::netlink::{self, Namespace, Netlink, PodVeth, sysctl};
+use crate::netlink::{self, Namespace, Netlink, PodVeth, ethtool, steering, sysctl};
 use overlay_common::abi;
 use overlay_common::parse;
+use std::error::Error as _;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -118,8 +119,12 @@ pub fn wire(bpffs: &Path, request: &PodRequest<'_>) -> Result<Wired, PodError> {
     for problem in sysctl::prepare_host_veth(request.host_name) {
         warn!(veth = request.host_name, %problem, "sysctl not set");
     }
+    if let Err(error) = steering::spread_flows(request.host_name) {
+        let reason = error.source().map(ToString::to_string);
+        warn!(veth = request.host_name, %error, reason, "what the pod sends is not steered: its segments may overtake each other");
+    }
     let wired = Wired { ifindex, host_mac, pod_mac, mtu: settings.mtu, gateway };
-    match admit(&pins, &mut tables, request, &wired) {
+    match receive_by_napi(&namespace, request).and_then(|napi| admit(&pins, &mut tables, request, &wired, napi)) {
         Ok(()) => Ok(wired),
         Err(error) => {
             // The first error is the one to report.
@@ -129,11 +134,23 @@ pub fn wire(bpffs: &Path, request: &PodRequest<'_>) -> Result<Wired, PodError> {
     }
 }
 
+/// Has the pod's end receive by NAPI, which is what takes XDP frames; whether it does now. A pod without is reached the other way.
+fn receive_by_napi(namespace: &Namespace, request: &PodRequest<'_>) -> Result<bool, PodError> {
+    let napi = namespace.run(|| ethtool::set_gro(request.pod_name, true))?;
+    Ok(napi.unwrap_or_else(|error| {
+        warn!(veth = request.host_name, %error, "GRO of the pod's device not set: XDP sends it nothing");
+        false
+    }))
+}
+
 /// Fills the maps and attaches the program.
-fn admit(pins: &PinDir, tables: &mut Tables, request: &PodRequest<'_>, wired: &Wired) -> Result<(), PodError> {
+fn admit(pins: &PinDir, tables: &mut Tables, request: &PodRequest<'_>, wired: &Wired, napi: bool) -> Result<(), PodError> {
     let Wired { ifindex, host_mac, pod_mac, .. } = *wired;
     tables.put_veth(ifindex, &abi::Veth { addr: request.address.octets(), mac: pod_mac.0, host_mac: host_mac.0 })?;
     datapath::attach_pinned_to_pod(pins, request.host_name, ifindex)?;
+    if napi {
+        tables.put_xdp_veth(ifindex)?;
+    }
     tables.put_pod(request.address, &abi::Pod { ifindex, mac: pod_mac.0, host_mac: host_mac.0 })?;
     Ok(())
 }
@@ -163,6 +180,7 @@ pub fn forget(pins: &PinDir, tables: &mut Tables, ifindex: u32) -> Result<(), Da
     for address in addresses {
         tables.remove_pod(address)?;
     }
+    tables.remove_xdp_veth(ifindex)?;
     datapath::detach_from_pod(pins, ifindex)?;
     tables.remove_veth(ifindex)
 }

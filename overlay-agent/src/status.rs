@@ -77,7 +77,7 @@ pub struct UnderlayStatus {
 /// How tunnel packets are received.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiveStatus {
-    /// The rung in use: `xdp`, `tc` or `kernel`.
+    /// The rung in use: `xdp`, `xdp-redirect`, `tc` or `kernel`.
     pub mode: String,
     /// Why this one, in a sentence.
     pub reason: String,
@@ -162,6 +162,7 @@ impl Status {
     pub fn set_receive(&mut self, receive_mode: u32, reason: String) {
         let mode = match receive_mode {
             abi::receive::XDP => "xdp",
+            abi::receive::XDP_REDIRECT => "xdp-redirect",
             abi::receive::TC => "tc",
             abi::receive::KERNEL => "kernel",
             _ => "unknown",

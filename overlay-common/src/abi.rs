@@ -20,6 +20,9 @@ pub mod map {
     pub const PODS: &str = "PODS";
     /// Hash, ifindex of a host-side veth → what its pod may send (`u32` → [`super::Veth`]).
     pub const VETHS: &str = "VETHS";
+    /// Hash of devices, ifindex of a host-side veth → itself, for those XDP may send frames out of: the pod's end receives by NAPI (`u32` →
+    /// `struct bpf_devmap_val`, include/uapi/linux/bpf.h). The kernel removes an entry with its device.
+    pub const XDP_VETHS: &str = "XDP_VETHS";
     /// LRU hash, pod socket whose packets took the host stack → when ([`super::DetourKey`] → [`super::Detour`]).
     pub const DETOUR: &str = "DETOUR";
     /// Array of one [`super::Settings`].
@@ -27,7 +30,7 @@ pub mod map {
     /// Per-CPU array of one [`crate::counters::Counters`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Every map, in the order a person wants to read them.
-    pub const ALL: [&str; 7] = [SETTINGS, SUBNETS, NODES, PODS, VETHS, DETOUR, COUNTERS];
+    pub const ALL: [&str; 8] = [SETTINGS, SUBNETS, NODES, PODS, VETHS, XDP_VETHS, DETOUR, COUNTERS];
 }
 
 /// Names of the programs in the object and, below `progs/`, of their pins.
@@ -165,6 +168,14 @@ pub mod receive {
     pub const TC: u32 = 2;
     /// The kernel's vxlan device strips, `from_overlay` validates and delivers.
     pub const KERNEL: u32 = 3;
+    /// As [`XDP`], but `underlay_xdp` itself sends what is for a pod out of the pod's veth, if that is in `XDP_VETHS`.
+    pub const XDP_REDIRECT: u32 = 4;
+
+    /// `underlay_xdp` is attached in this mode.
+    #[must_use]
+    pub const fn uses_xdp(mode: u32) -> bool {
+        matches!(mode, XDP | XDP_REDIRECT)
+    }
 }
 
 /// The one value of `SETTINGS`: this node.

@@ -32,6 +32,8 @@ use overlay_common::reason::DropReason;
 const PASS: i32 = TC_ACT_UNSPEC;
 /// XDP: on to the stack.
 const XDP_PASS: u32 = xdp_action::XDP_PASS;
+/// XDP: out of the device named before.
+const XDP_REDIRECT: u32 = xdp_action::XDP_REDIRECT;
 /// XDP: gone.
 const XDP_DROP: u32 = xdp_action::XDP_DROP;
 

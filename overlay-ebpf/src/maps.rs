@@ -2,8 +2,9 @@
 //!
 //! BTF maps, so that `bpftool map dump` prints field names. Pinned by the agent: BTF map definitions have no pinning attribute.
 
+use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use overlay_common::abi::{Detour, DetourKey, Ipv4, MAX_DETOURS, MAX_NODES, MAX_PODS, Node, Pod, Settings, Subnet, Veth};
 use overlay_common::counters::Counters;
@@ -27,6 +28,10 @@ pub(crate) static PODS: HashMap<Ipv4, Pod, { MAX_PODS as usize }> = HashMap::new
 /// What may the pod behind this veth send?
 #[btf_map]
 pub(crate) static VETHS: HashMap<u32, Veth, { MAX_PODS as usize }> = HashMap::new();
+
+/// May XDP send frames out of this veth?
+#[btf_map]
+pub(crate) static XDP_VETHS: DevMapHash<{ MAX_PODS as usize }> = DevMapHash::new();
 
 /// Do packets to this pod socket have to take the host stack?
 #[btf_map]
@@ -68,4 +73,11 @@ pub(crate) fn pod(address: Ipv4) -> Option<&'static Pod> {
 pub(crate) fn veth(ifindex: u32) -> Option<&'static Veth> {
     // SAFETY: as for `node`.
     unsafe { VETHS.get(ifindex) }
+}
+
+/// Has the kernel send the frame at hand out of the host-side veth `ifindex` when the program returns `XDP_REDIRECT`, whatever is done to
+/// the frame until then. `false`: the veth takes no XDP frames.
+#[inline(always)]
+pub(crate) fn redirect_xdp(ifindex: u32) -> bool {
+    XDP_VETHS.redirect(ifindex, u64::from(xdp_action::XDP_PASS)).is_ok()
 }

@@ -4,7 +4,7 @@ use crate::count;
 use crate::deliver::{self, Receiver};
 use crate::maps;
 use crate::view::{PACKET_HOST, TcView, XdpView};
-use crate::{PASS, XDP_PASS};
+use crate::{PASS, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::bindings::bpf_tunnel_key;
 use aya_ebpf::helpers::bpf_skb_get_tunnel_key;
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -57,7 +57,7 @@ fn count_delivery(how: Flow, receiver: Receiver, datagram: &Datagram) {
     count::flow(if matches!(receiver, Receiver::Pod(_)) { Flow::DeliverPod } else { Flow::DeliverHost }, bytes);
 }
 
-/// `underlay_xdp`: strips what is ours and good, and tells `underlay_tc` where it goes.
+/// `underlay_xdp`: strips what is ours and good, and sends it to its pod or tells `underlay_tc` where it goes.
 #[inline(always)]
 pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
     let mut view = XdpView(ctx);
@@ -69,7 +69,8 @@ pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
     }
     let Some((tunnel, node)) = tunnel(&view, settings)? else { return Ok(XDP_PASS) };
     let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, &tunnel, node, settings)?;
-    if view.reserve_metadata().is_err() {
+    let straight = goes_straight(receiver, settings);
+    if !straight && view.reserve_metadata().is_err() {
         return Ok(XDP_PASS);
     }
     view.trim(datagram.end())?;
@@ -84,9 +85,17 @@ pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
             0
         }
     };
-    view.write_metadata(ifindex)?;
+    if !straight {
+        view.write_metadata(ifindex)?;
+    }
     count_delivery(Flow::XdpDecap, receiver, &datagram);
-    Ok(XDP_PASS)
+    Ok(if straight { XDP_REDIRECT } else { XDP_PASS })
+}
+
+/// The frame is for a pod that XDP frames can be sent to, and this node receives so. The pod's veth is then chosen for `XDP_REDIRECT`.
+#[inline(always)]
+fn goes_straight(receiver: Receiver, settings: &Settings) -> bool {
+    matches!(receiver, Receiver::Pod(pod) if settings.receive_mode == receive::XDP_REDIRECT && maps::redirect_xdp(pod.ifindex))
 }
 
 /// `underlay_tc`: delivers what XDP stripped; strips and delivers what XDP left.

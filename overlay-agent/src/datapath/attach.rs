@@ -84,6 +84,12 @@ fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
+/// A frame of several buffers can be redirected out of a veth (Linux 6.3); before, the kernel drops it.
+#[must_use]
+pub fn redirects_whole_frames() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 3, 0))
+}
+
 impl Datapath {
     /// Attaches `name` to `hook`, or puts it in the place of the program an earlier agent attached there, without a gap.
     ///

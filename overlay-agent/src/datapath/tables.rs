@@ -5,11 +5,12 @@
 
 use super::{DatapathError, PinDir};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::maps::xdp::XdpMapError;
+use aya::maps::{Array, DevMapHash, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use ipnet::Ipv4Net;
 use overlay_common::abi::{self, map};
 use overlay_common::counters::Counters;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use zerocopy::transmute;
@@ -24,7 +25,7 @@ struct Layout {
 }
 
 /// Every map's layout.
-const LAYOUTS: [Layout; 7] = [
+const LAYOUTS: [Layout; 8] = [
     Layout { name: map::SETTINGS, map_type: MapType::Array, key: 4, value: size_of::<abi::Settings>(), entries: 1 },
     Layout {
         name: map::SUBNETS,
@@ -36,6 +37,8 @@ const LAYOUTS: [Layout; 7] = [
     Layout { name: map::NODES, map_type: MapType::Hash, key: 4, value: size_of::<abi::Node>(), entries: abi::MAX_NODES },
     Layout { name: map::PODS, map_type: MapType::Hash, key: 4, value: size_of::<abi::Pod>(), entries: abi::MAX_PODS },
     Layout { name: map::VETHS, map_type: MapType::Hash, key: 4, value: size_of::<abi::Veth>(), entries: abi::MAX_PODS },
+    // `struct bpf_devmap_val` since Linux 5.8.
+    Layout { name: map::XDP_VETHS, map_type: MapType::DevMapHash, key: 4, value: 8, entries: abi::MAX_PODS },
     Layout {
         name: map::DETOUR,
         map_type: MapType::LruHash,
@@ -90,6 +93,7 @@ pub struct Tables {
     nodes: HashMap<MapData, abi::Ipv4, NodeBytes>,
     pods: HashMap<MapData, abi::Ipv4, PodBytes>,
     veths: HashMap<MapData, u32, VethBytes>,
+    xdp_veths: DevMapHash<MapData>,
     counters: PerCpuArray<MapData, CountersBytes>,
 }
 
@@ -126,6 +130,7 @@ impl Tables {
             nodes: named(map::NODES, open(map::NODES)?.try_into())?,
             pods: named(map::PODS, open(map::PODS)?.try_into())?,
             veths: named(map::VETHS, open(map::VETHS)?.try_into())?,
+            xdp_veths: named(map::XDP_VETHS, open(map::XDP_VETHS)?.try_into())?,
             counters: named(map::COUNTERS, open(map::COUNTERS)?.try_into())?,
         })
     }
@@ -216,6 +221,27 @@ impl Tables {
     /// Removes a veth; an absent one is no error.
     pub fn remove_veth(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         named(map::VETHS, ignore_absent(self.veths.remove(&ifindex)))
+    }
+
+    /// The host-side veths that XDP may send frames out of, by ifindex.
+    pub fn xdp_veths(&self) -> Result<BTreeSet<u32>, DatapathError> {
+        named(map::XDP_VETHS, self.xdp_veths.keys().collect())
+    }
+
+    /// Lets XDP send frames out of a veth, which has to be in the calling thread's network namespace. Its peer has to receive by NAPI, or
+    /// the kernel drops them.
+    pub fn put_xdp_veth(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let result = self.xdp_veths.insert(ifindex, ifindex, None, 0).map_err(|error| match error {
+            XdpMapError::MapError(error) => error,
+            // Said only of a second program, and there is none.
+            XdpMapError::ChainedProgramNotSupported => MapError::ProgIdNotSupported,
+        });
+        named(map::XDP_VETHS, result)
+    }
+
+    /// Removes a veth XDP may send to; an absent one is no error: the kernel removes it with its device.
+    pub fn remove_xdp_veth(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        named(map::XDP_VETHS, ignore_absent(self.xdp_veths.remove(ifindex)))
     }
 
     /// The counters, summed over all CPUs.

@@ -1,19 +1,21 @@
 //! The host's network configuration: devices, routes, neighbours, addresses, and how the kernel would reach a node.
 //!
-//! The only module that imports rtnetlink. It reads and writes one network namespace, the one a [`Netlink`] was connected in, and the
-//! sysctls in [`sysctl`]. It keeps no state and takes no decision: what should exist is said by `desired`, and this module never removes
+//! The only module that imports rtnetlink. It reads and writes one network namespace, the one a [`Netlink`] was connected in, and what
+//! netlink does not reach: [`sysctl`], [`ethtool`] and [`steering`]. It keeps no state and takes no decision: what should exist is said by `desired`, and this module never removes
 //! an object that is not recognisably ours (by protocol number, by name and type).
 //!
 //! Messages are built with rtnetlink's builders where it has them, but sent by `Netlink::exchange`: rtnetlink's own `execute` takes a
 //! connection that broke before the answer for success, and drops the kernel's explanation of an error.
 
 mod error;
+pub mod ethtool;
 mod events;
 mod link;
 mod namespace;
 mod neighbour;
 mod overlay;
 mod route;
+pub mod steering;
 pub mod sysctl;
 mod underlay;
 mod veth;

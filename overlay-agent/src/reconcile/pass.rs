@@ -153,7 +153,7 @@ impl<'a> Node<'a> {
             known.ifindex == device.ifindex
                 && known.mac == device.mac
                 && has(program::UNDERLAY_TC, device.ifindex)
-                && (rung.mode != rung::XDP || has(program::UNDERLAY_XDP, device.ifindex))
+                && (!rung::uses_xdp(rung.mode) || has(program::UNDERLAY_XDP, device.ifindex))
         });
         if overlay_ifindex != 0 && (self.overlay_ifindex != Some(overlay_ifindex) || !overlay_attached) {
             apply::attach_overlay(&mut self.datapath, overlay_ifindex)?;
@@ -210,7 +210,7 @@ impl<'a> Node<'a> {
         let mut keep: Vec<(&'static str, u32)> = veths.keys().map(|ifindex| (program::FROM_POD, *ifindex)).collect();
         keep.push((program::UNDERLAY_TC, device.ifindex));
         keep.extend([(program::FROM_HOST, overlay_ifindex), (program::FROM_OVERLAY, overlay_ifindex)]);
-        if rung.mode == rung::XDP {
+        if rung::uses_xdp(rung.mode) {
             keep.push((program::UNDERLAY_XDP, device.ifindex));
         }
         for name in self.datapath.sweep_links(pinned, &keep)? {

@@ -4,8 +4,9 @@
 //! used, so that the node keeps receiving.
 
 use crate::cli::ReceiveMode;
-use crate::datapath::{Datapath, DatapathError, Direction, Hook};
+use crate::datapath::{self, Datapath, DatapathError, Direction, Hook};
 use crate::model::UnderlayDevice;
+use crate::netlink::ethtool;
 use overlay_common::abi::{program, receive};
 
 /// A rung, and why it was chosen.
@@ -19,6 +20,9 @@ pub struct Rung {
     pub problem: Option<String>,
 }
 
+/// Drivers whose packets may come without the checksums their senders were to fill in: nothing has been on a wire yet.
+const VIRTUAL_DRIVERS: [&str; 8] = ["veth", "virtio_net", "tun", "vif", "vmxnet3", "hv_netvsc", "bridge", "dummy"];
+
 /// Attaches what the rung needs to the NIC.
 ///
 /// `underlay_tc` is attached on every rung: with XDP it delivers what XDP stripped and takes what XDP left, and for the kernel's device
@@ -30,16 +34,15 @@ pub fn choose(datapath: &mut Datapath, device: &UnderlayDevice, asked: ReceiveMo
     let hook = Hook::Tc { device: device.name.clone(), ifindex: device.ifindex, direction: Direction::Ingress };
     datapath.attach(program::UNDERLAY_TC, &hook)?;
     let rung = |mode, reason: String| Rung { mode, reason, problem: None };
+    let asked_for = || format!("asked for by receive-mode: {}", asked.name());
     Ok(match asked {
-        ReceiveMode::Kernel => rung(receive::KERNEL, "asked for by receive-mode: kernel".to_owned()),
-        ReceiveMode::Tc => rung(receive::TC, "asked for by receive-mode: tc".to_owned()),
-        ReceiveMode::Xdp => match attach_xdp(datapath, device) {
-            Ok(()) => rung(receive::XDP, "asked for by receive-mode: xdp".to_owned()),
-            Err(error) => Rung {
-                mode: receive::TC,
-                reason: format!("receive-mode: xdp was asked for, but {error}"),
-                problem: Some(format!("receive-mode: xdp cannot be had: {error}")),
-            },
+        ReceiveMode::Kernel => rung(receive::KERNEL, asked_for()),
+        ReceiveMode::Tc => rung(receive::TC, asked_for()),
+        ReceiveMode::Xdp | ReceiveMode::XdpRedirect => match attach_xdp(datapath, device) {
+            Err(error) => instead(receive::TC, asked, &error.to_string()),
+            Ok(()) if asked == ReceiveMode::Xdp => rung(receive::XDP, asked_for()),
+            Ok(()) if !datapath::redirects_whole_frames() => instead(receive::XDP, asked, "it needs Linux 6.3"),
+            Ok(()) => rung(receive::XDP_REDIRECT, format!("{}{}", asked_for(), doubt(&device.name))),
         },
         ReceiveMode::Auto if device.kind.as_deref() == Some("veth") => {
             rung(receive::TC, "native XDP on a veth makes the kernel copy every packet".to_owned())
@@ -49,6 +52,25 @@ pub fn choose(datapath: &mut Datapath, device: &UnderlayDevice, asked: ReceiveMo
             Err(error) => rung(receive::TC, error.to_string()),
         },
     })
+}
+
+/// The next rung in the place of one that was asked for and cannot be had.
+fn instead(mode: u32, asked: ReceiveMode, why: &str) -> Rung {
+    let asked = asked.name();
+    let reason = format!("receive-mode: {asked} was asked for, but {why}");
+    Rung { mode, reason, problem: Some(format!("receive-mode: {asked} cannot be had: {why}")) }
+}
+
+/// What may be wrong with sending XDP frames of this NIC straight into pods: such a frame cannot say that its checksum is still to be
+/// filled in, as a packet that comes from another guest or namespace of the same machine can. The pod then drops it.
+fn doubt(device: &str) -> String {
+    match ethtool::driver(device) {
+        Ok(driver) if VIRTUAL_DRIVERS.contains(&driver.as_str()) => {
+            format!("; {device} is no physical NIC ({driver}): pods drop what comes without its checksums filled in")
+        }
+        Ok(_) => String::new(),
+        Err(error) => format!("; whether {device} is a physical NIC is not known ({error})"),
+    }
 }
 
 fn attach_xdp(datapath: &mut Datapath, device: &UnderlayDevice) -> Result<(), DatapathError> {

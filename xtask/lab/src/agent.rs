@@ -20,6 +20,8 @@ pub enum ReceiveMode {
     Auto,
     /// Native XDP.
     Xdp,
+    /// Native XDP, and from there straight into the pod. Right only where the underlay carries packets with their checksums filled in.
+    XdpRedirect,
     /// TC ingress.
     Tc,
     /// The kernel's vxlan device.
@@ -27,7 +29,7 @@ pub enum ReceiveMode {
 }
 
 impl ReceiveMode {
-    /// The rungs of the ladder, which can be forced.
+    /// The rungs of the ladder that are right on any underlay, the virtual one of the lab too.
     pub const RUNGS: [Self; 3] = [Self::Xdp, Self::Tc, Self::Kernel];
 
     /// The word the agent knows it by.
@@ -36,6 +38,7 @@ impl ReceiveMode {
         match self {
             Self::Auto => "auto",
             Self::Xdp => "xdp",
+            Self::XdpRedirect => "xdp-redirect",
             Self::Tc => "tc",
             Self::Kernel => "kernel",
         }

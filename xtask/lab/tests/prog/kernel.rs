@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::maps::{Array, DevMapHash, HashMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::tc::{SchedClassifierLinkId, TcAttachType, qdisc_add_clsact};
 use aya::programs::xdp::{XdpLinkId, XdpMode};
 use aya::programs::{SchedClassifier, Xdp};
@@ -70,6 +70,8 @@ pub(crate) struct Skb {
 pub(crate) struct Ran {
     /// The program's return value.
     pub(crate) verdict: i32,
+    /// How the node received: one of [`overlay_common::abi::receive`].
+    pub(crate) receive_mode: u32,
     /// XDP metadata in front of the packet; empty for TC.
     pub(crate) meta: Vec<u8>,
     /// The packet's mark; zero for XDP.
@@ -93,6 +95,7 @@ pub(crate) struct Moved {
 pub(crate) struct Kernel {
     ebpf: Ebpf,
     attached: Vec<Attached>,
+    receive_mode: u32,
 }
 
 /// A program on a link.
@@ -123,7 +126,7 @@ impl Kernel {
             }
             .with_context(|| format!("loading program {}", program.name()))?;
         }
-        let mut kernel = Self { ebpf, attached: Vec::new() };
+        let mut kernel = Self { ebpf, attached: Vec::new(), receive_mode: 0 };
         kernel.settings(&world::settings())?;
         for (third_byte, node) in world::SUBNETS {
             let key = Key::new(24, [10, 244, third_byte, 0]);
@@ -141,6 +144,9 @@ impl Kernel {
             let value: [u8; size_of::<Veth>()] = zerocopy::transmute!(veth);
             HashMap::<_, u32, [u8; size_of::<Veth>()]>::try_from(kernel.map(map::VETHS)?)?.insert(ifindex, value, 0)?;
         }
+        // A device that is not there cannot be an entry: the world's links have been made.
+        let mut xdp_veths = DevMapHash::try_from(kernel.map(map::XDP_VETHS)?)?;
+        xdp_veths.insert(world::POD.ifindex, world::POD.ifindex, None, 0).context("XDP_VETHS")?;
         Ok(kernel)
     }
 
@@ -150,6 +156,7 @@ impl Kernel {
 
     /// Writes `SETTINGS`.
     pub(crate) fn settings(&mut self, settings: &Settings) -> Result<()> {
+        self.receive_mode = settings.receive_mode;
         let value: [u8; size_of::<Settings>()] = zerocopy::transmute!(*settings);
         Ok(Array::<&mut MapData, [u8; size_of::<Settings>()]>::try_from(self.map(map::SETTINGS)?)?.set(0, value, 0)?)
     }
@@ -246,7 +253,7 @@ impl Kernel {
             _ => self.run_tc(program, frame, skb)?,
         };
         let after = self.counters()?;
-        Ok(Ran { moved: Moved::between(&before, &after), ..ran })
+        Ok(Ran { moved: Moved::between(&before, &after), receive_mode: self.receive_mode, ..ran })
     }
 
     fn run_xdp(&mut self, program: Program, frame: &[u8]) -> Result<Ran> {
@@ -267,7 +274,7 @@ impl Kernel {
         out.truncate(usize::try_from(result.data_size_out)?);
         let meta_len = usize::try_from(u32::from_ne_bytes(ctx_out[..4].try_into().expect("four bytes")))?;
         let packet = out.split_off(meta_len);
-        Ok(Ran { verdict: result.return_value.cast_signed(), meta: out, mark: 0, frame: packet, moved: Moved::default() })
+        Ok(Ran { verdict: result.return_value.cast_signed(), receive_mode: 0, meta: out, mark: 0, frame: packet, moved: Moved::default() })
     }
 
     fn run_tc(&mut self, program: Program, frame: &[u8], skb: Skb) -> Result<Ran> {
@@ -302,7 +309,7 @@ impl Kernel {
         }
         out.truncate(len);
         let mark = u32::from_ne_bytes(ctx_out[MARK..MARK + 4].try_into().expect("four bytes"));
-        Ok(Ran { verdict: result.return_value.cast_signed(), meta: Vec::new(), mark, frame: out, moved: Moved::default() })
+        Ok(Ran { verdict: result.return_value.cast_signed(), receive_mode: 0, meta: Vec::new(), mark, frame: out, moved: Moved::default() })
     }
 }
 

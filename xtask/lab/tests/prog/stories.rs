@@ -136,7 +136,8 @@ fn detour_is_read(kernel: &mut Kernel) -> Result<()> {
         ("another pod", socket(POD2.addr, 40_000, protocol::UDP), false),
         ("the peer's port", socket(POD.addr, 53, protocol::UDP), false),
     ];
-    for (program, mode) in [(Program::UnderlayXdp, receive::XDP), (Program::UnderlayTc, receive::TC)] {
+    let ways = [(Program::UnderlayXdp, receive::XDP), (Program::UnderlayXdp, receive::XDP_REDIRECT), (Program::UnderlayTc, receive::TC)];
+    for (program, mode) in ways {
         kernel.settings(&Settings { receive_mode: mode, ..world::settings() })?;
         for (name, key, by_stack) in &cases {
             kernel.clear_detours()?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
+use overlay_agent::netlink::ethtool;
 use overlay_common::abi::{Settings, receive};
 use overlay_common::counters::Flow;
 use overlay_common::reason::DropReason;
@@ -25,6 +26,8 @@ const D_MAC: Mac = [0x02, 0xdd, 0, 0, 0, 0x04];
 pub(crate) enum Rung {
     /// From the underlay: `underlay_xdp` strips, `underlay_tc` delivers.
     Xdp,
+    /// From the underlay: `underlay_xdp` does both for the first pod, and strips for the second, whose veth is not in `XDP_VETHS`.
+    XdpRedirect,
     /// From the underlay: `underlay_tc` does both.
     Tc,
     /// From the underlay: the kernel's vxlan device strips, `from_overlay` delivers.
@@ -34,11 +37,12 @@ pub(crate) enum Rung {
 }
 
 impl Rung {
-    const UNDERLAY: [Self; 3] = [Self::Xdp, Self::Tc, Self::Kernel];
+    const UNDERLAY: [Self; 4] = [Self::Xdp, Self::XdpRedirect, Self::Tc, Self::Kernel];
 
     fn name(self) -> &'static str {
         match self {
             Self::Xdp => "link, xdp",
+            Self::XdpRedirect => "link, xdp-redirect",
             Self::Tc => "link, tc",
             Self::Kernel => "link, kernel",
             Self::Pod => "link, pod",
@@ -52,6 +56,7 @@ impl Rung {
     fn receive_mode(self) -> u32 {
         match self {
             Self::Xdp | Self::Pod => receive::XDP,
+            Self::XdpRedirect => receive::XDP_REDIRECT,
             Self::Tc => receive::TC,
             Self::Kernel => receive::KERNEL,
         }
@@ -60,7 +65,7 @@ impl Rung {
     /// What a packet from the underlay that is delivered counts first.
     fn decap(self) -> Flow {
         match self {
-            Self::Xdp | Self::Pod => Flow::XdpDecap,
+            Self::Xdp | Self::XdpRedirect | Self::Pod => Flow::XdpDecap,
             Self::Tc => Flow::TcDecap,
             Self::Kernel => Flow::KernelDecap,
         }
@@ -101,6 +106,8 @@ pub(crate) fn connect(here: &Namespace, far: &Namespace) -> Result<Wire> {
     ip(&["neighbour", "add", "192.168.50.4", "lladdr", &mac(D_MAC), "dev", "eth0", "nud", "permanent"])?;
     far.enter()?;
     let far_ends = FarEnds::open("t-");
+    // Without NAPI there, the veth takes no XDP frames.
+    ensure!(ethtool::set_gro("t-pod", true)?, "GRO of the pod's end stays off");
     here.enter()?;
     Ok(Wire { far: far_ends?, attached: None })
 }
@@ -131,7 +138,7 @@ impl Wire {
             kernel.attach(Program::UnderlayTc, "eth0")?;
             kernel.attach(Program::FromOverlay, "ovl0")?;
             match rung {
-                Rung::Xdp => kernel.attach(Program::UnderlayXdp, "eth0")?,
+                Rung::Xdp | Rung::XdpRedirect => kernel.attach(Program::UnderlayXdp, "eth0")?,
                 Rung::Pod => kernel.attach(Program::FromPod, "pod")?,
                 Rung::Tc | Rung::Kernel => {}
             }
