@@ -163,7 +163,7 @@ impl FromStr for System {
             ("routes", None) => Self::Routes,
             ("none", None) => Self::None,
             _ => {
-                let receive_mode = ReceiveMode::RUNGS.into_iter().find(|mode| mode.name() == name);
+                let receive_mode = forced().find(|mode| mode.name() == name);
                 Self::Ours { receive_mode: receive_mode.with_context(|| format!("there is no contender {text}"))?, services }
             }
         })
@@ -202,9 +202,14 @@ impl FromStr for ContenderId {
                 return Ok(Self { system, build: Some(name[..dash].to_owned()), scale });
             }
         }
-        let known: Vec<&str> = ReceiveMode::RUNGS.map(ReceiveMode::name).into_iter().chain(["flannel", "routes", "none"]).collect();
+        let known: Vec<&str> = forced().map(ReceiveMode::name).chain(["flannel", "routes", "none"]).collect();
         bail!("there is no contender {text}: known are {}, with services and scale such as tc-5000@5000", known.join(", "))
     }
+}
+
+/// Every way to receive that an agent can be told.
+fn forced() -> impl Iterator<Item = ReceiveMode> {
+    ReceiveMode::RUNGS.into_iter().chain([ReceiveMode::XdpRedirect])
 }
 
 fn parse_scale(text: &str) -> anyhow::Result<Scale> {

@@ -54,14 +54,25 @@ const STREAMS: &[&str] = &["tc", "xdp", "kernel", "flannel", "flannel-100", "fla
 /// Fewer, where one row more of everybody would say nothing new.
 const FEW: &[&str] = &["tc", "xdp", "flannel", "flannel-5000", "routes", "none"];
 /// Everybody on the receiving side, limits included.
-const RECEIVERS: &[&str] =
-    &["tc", "xdp", "kernel", "flannel", "flannel-100", "flannel-5000", "routes", "limit-xdp-drop", "limit-tc-drop", "limit-xdp-redirect"];
+const RECEIVERS: &[&str] = &[
+    "tc",
+    "xdp",
+    "xdp-redirect",
+    "kernel",
+    "flannel",
+    "flannel-100",
+    "flannel-5000",
+    "routes",
+    "limit-xdp-drop",
+    "limit-tc-drop",
+    "limit-xdp-redirect",
+];
 
 const RECEIVE_GOALS: &[GoalSpec] = &[
     at_least("rate", "tc", "flannel", 2.5),
-    at_least("rate", "xdp", "flannel", 3.5),
-    at_least("rate", "xdp", "flannel-5000", 4.5),
-    at_least("rate", "xdp", "limit-tc-drop", 0.65),
+    at_least("rate", "xdp-redirect", "flannel", 3.5),
+    at_least("rate", "xdp-redirect", "flannel-5000", 4.5),
+    at_least("rate", "xdp-redirect", "limit-tc-drop", 0.65),
 ];
 const SEND_GOALS: &[GoalSpec] = &[at_least("rate", "tc", "flannel", 2.3), at_least("rate", "tc", "flannel-5000", 3.0)];
 const SUPER_PACKET_GOALS: &[GoalSpec] = &[at_least("throughput", "tc", "flannel", 1.15)];
@@ -102,7 +113,7 @@ pub const ROWS: &[RowSpec] = &[
         "same-node",
         "Pod to pod on one node, 1,000 flows",
         Work::Packets(Path::Local, FLOWS),
-        (&["tc", "flannel", "flannel-5000", "routes"], &[at_least("rate", "tc", "flannel", 2.0)]),
+        (&["tc", "xdp-redirect", "flannel", "flannel-5000", "routes"], &[at_least("rate", "tc", "flannel", 2.0)]),
     ),
     row(
         BULK,
@@ -192,21 +203,24 @@ pub const ROWS: &[RowSpec] = &[
         "nodes-change",
         "Receive, 1,000 flows, while 1,000 nodes change per second",
         Work::Disturbed(Disturbance::Nodes(1_000)),
-        (&["tc", "xdp"], &[]),
+        (&["tc", "xdp-redirect"], &[]),
     ),
     row(
         DISTURBED,
         "pods-change",
         "Receive, 1,000 flows, while 100 pods come and go per second",
         Work::Disturbed(Disturbance::Pods(100)),
-        (&["tc", "xdp"], &[]),
+        (&["tc", "xdp-redirect"], &[]),
     ),
     slow(row(
         SCALE,
         "receive-5000-nodes",
         "Receive, 1,000 flows from 5,000 nodes to 1,000 pods",
         Work::Packets(Path::Receive, Mix { flows: 1_000, pods: 1_000, nodes: 5_000 }),
-        (&["tc", "tc@5000", "flannel", "flannel@5000"], &[at_least("rate", "tc@5000", "tc", 0.9), at_least("rate", "tc@5000", "tc", 0.9)]),
+        (
+            &["tc", "tc@5000", "xdp-redirect", "xdp-redirect@5000", "flannel", "flannel@5000"],
+            &[at_least("rate", "tc@5000", "tc", 0.9), at_least("rate", "xdp-redirect@5000", "xdp-redirect", 0.9)],
+        ),
     )),
     slow(row(
         SCALE,
