@@ -26,6 +26,9 @@ pub struct PodRequest<'a> {
     pub pod_name: &'a str,
     /// The pod's address, from this node's pod network.
     pub address: Ipv4Addr,
+    /// What the pod sends goes to the CPU its flow's hash names: never reordered, at the price of throughput and of packets per second
+    /// (docs/adr/0007). Off, a TCP sender on several CPUs sees some of its segments overtake each other, as on any veth.
+    pub steer_flows: bool,
 }
 
 /// A wired pod.
@@ -119,7 +122,9 @@ pub fn wire(bpffs: &Path, request: &PodRequest<'_>) -> Result<Wired, PodError> {
     for problem in sysctl::prepare_host_veth(request.host_name) {
         warn!(veth = request.host_name, %problem, "sysctl not set");
     }
-    if let Err(error) = steering::spread_flows(request.host_name) {
+    if request.steer_flows
+        && let Err(error) = steering::spread_flows(request.host_name)
+    {
         let reason = error.source().map(ToString::to_string);
         warn!(veth = request.host_name, %error, reason, "what the pod sends is not steered: its segments may overtake each other");
     }

@@ -50,6 +50,9 @@ struct WireArgs {
     /// The pod's address
     #[arg(long, value_name = "IP")]
     address: Ipv4Addr,
+    /// Every flow the pod sends stays on one CPU
+    #[arg(long)]
+    steer_flows: bool,
 }
 
 fn main() -> ExitCode {
@@ -76,8 +79,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn wire(args: &WireArgs) -> anyhow::Result<ExitCode> {
-    let WireArgs { bpffs, host_name, netns, pod_name, address } = args;
-    let request = PodRequest { host_name, namespace: netns, pod_name, address: *address };
+    let WireArgs { bpffs, host_name, netns, pod_name, address, steer_flows } = args;
+    let request = PodRequest { host_name, namespace: netns, pod_name, address: *address, steer_flows: *steer_flows };
     pod::wire(bpffs, &request).with_context(|| format!("wire {host_name}"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -53,6 +53,8 @@ pub struct Node {
     pub config: AgentConfig,
     /// The `overlay-lab` of another build, which wires the pods: with the agent of that build. None: this build does.
     pub wirer: Option<PathBuf>,
+    /// Whether each flow its pods send stays on one CPU.
+    pub steer_flows: bool,
 }
 
 impl Node {
@@ -77,7 +79,7 @@ impl Node {
             extra: Vec::new(),
         };
         let Place { address, pod_cidr, .. } = place;
-        Ok(Self { agent: None, pods: Vec::new(), mounts, ns, name, address, pod_cidr, config, wirer: None })
+        Ok(Self { agent: None, pods: Vec::new(), mounts, ns, name, address, pod_cidr, config, wirer: None, steer_flows: false })
     }
 
     /// What the cluster's list says of it.
@@ -180,7 +182,7 @@ impl Node {
     /// The wiring of one fails: then none of them is there.
     pub fn add_pods(&mut self, count: usize) -> anyhow::Result<()> {
         let pods = pod::create(&self.name, self.pod_cidr, self.pods.len(), count)?;
-        pod::in_parallel(&pods, |pod| pod::wire(&self.ns, &self.config.bpffs, pod, self.wirer.as_deref()))
+        pod::in_parallel(&pods, |pod| pod::wire(&self.ns, &self.config.bpffs, pod, (self.wirer.as_deref(), self.steer_flows)))
             .with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
         self.pods.extend(pods);
         Ok(())
@@ -199,7 +201,7 @@ impl Node {
     /// # Errors
     /// The wiring fails, as it does before the agent has written its settings; nothing is left then.
     pub(crate) fn wire_pod(&self, pod: &Pod) -> anyhow::Result<()> {
-        pod::wire(&self.ns, &self.config.bpffs, pod, self.wirer.as_deref())
+        pod::wire(&self.ns, &self.config.bpffs, pod, (self.wirer.as_deref(), self.steer_flows))
     }
 
     /// Takes such a pod off the node again.

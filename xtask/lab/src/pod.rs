@@ -74,14 +74,16 @@ pub(crate) fn connect(node: &Ns, pods: &[Pod], wire: impl Fn(&Pod) -> Wire) -> a
 ///
 /// # Errors
 /// What `overlay_agent::pod` says.
-pub(crate) fn wire(node: &Ns, bpffs: &Path, pod: &Pod, wirer: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn wire(node: &Ns, bpffs: &Path, pod: &Pod, (wirer, steer_flows): (Option<&Path>, bool)) -> anyhow::Result<()> {
     let namespace = pod.ns.path();
     let wired = if let Some(wirer) = wirer {
         let mut command = node.command(wirer);
         command.args(["wire", "--host-name", &pod.host_interface, "--pod-name", "eth0", "--address", &pod.address.to_string()]);
+        command.args(steer_flows.then_some("--steer-flows"));
         command::run(command.arg("--bpffs").arg(bpffs).arg("--netns").arg(&namespace)).map(drop)
     } else {
-        let request = PodRequest { host_name: &pod.host_interface, namespace: &namespace, pod_name: "eth0", address: pod.address };
+        let request =
+            PodRequest { host_name: &pod.host_interface, namespace: &namespace, pod_name: "eth0", address: pod.address, steer_flows };
         node.enter(|| overlay_agent::pod::wire(bpffs, &request))?.map(drop).map_err(Into::into)
     };
     wired.with_context(|| format!("wire pod {}", pod.name))

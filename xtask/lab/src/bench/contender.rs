@@ -1,7 +1,7 @@
 //! What is compared: a system that forwards between two nodes, at a scale, and the word it has on the command line and in reports.
 //!
 //! ```text
-//! [<build>-]<system>[-<services>][@<scale>]
+//! [<build>-]<system>[-steered][-<services>][@<scale>]
 //!
 //! tc                 our agent, receiving in TC             flannel           the kernel's vxlan as flannel sets it up
 //! xdp                the same, receiving in XDP             flannel-5000      with its rules and kube-proxy's for 5,000 services
@@ -24,6 +24,8 @@ pub enum System {
         receive_mode: ReceiveMode,
         /// Services in kube-proxy's rules; none: no rules at all.
         services: Option<u32>,
+        /// Each flow a pod sends stays on one CPU.
+        steered: bool,
     },
     /// The kernel's vxlan, a bridge, routes and FDB entries as flannel sets them up; with flannel's rules and kube-proxy's.
     Flannel {
@@ -73,7 +75,7 @@ impl ContenderId {
     /// Our agent of this build in a small cluster, with no rules beside it.
     #[must_use]
     pub const fn ours(receive_mode: ReceiveMode) -> Self {
-        Self::new(System::Ours { receive_mode, services: None })
+        Self::new(System::Ours { receive_mode, services: None, steered: false })
     }
 
     /// The same at another scale.
@@ -93,7 +95,8 @@ impl ContenderId {
     #[must_use]
     pub fn title(&self) -> String {
         let mut title = match self.system {
-            System::Ours { receive_mode, .. } => format!("overlay, {}", receive_mode.name()),
+            System::Ours { receive_mode, steered: false, .. } => format!("overlay, {}", receive_mode.name()),
+            System::Ours { receive_mode, steered: true, .. } => format!("overlay, {}, steered", receive_mode.name()),
             System::Flannel { .. } => "kernel vxlan (flannel)".to_owned(),
             System::Routes => "kernel routes".to_owned(),
             System::None => "no overlay".to_owned(),
@@ -114,6 +117,7 @@ impl ContenderId {
     #[must_use]
     pub fn what(&self) -> &'static str {
         match self.system {
+            System::Ours { services: None, steered: true, .. } => "the same, each flow a pod sends kept on one CPU (RPS of its veth)",
             System::Ours { services: None, .. } => "our agent and its programs, source checks and counters on",
             System::Ours { services: Some(_), .. } => "our agent and its programs, kube-proxy's iptables rules beside them",
             System::Flannel { services: None } => {
@@ -138,7 +142,10 @@ impl ContenderId {
 impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, services) = match self {
-            Self::Ours { receive_mode, services } => (receive_mode.name(), services),
+            Self::Ours { receive_mode, services, steered } => {
+                write!(f, "{}{}", receive_mode.name(), if *steered { "-steered" } else { "" })?;
+                ("", services)
+            }
             Self::Flannel { services } => ("flannel", services),
             Self::Routes => ("routes", &None),
             Self::None => ("none", &None),
@@ -163,8 +170,10 @@ impl FromStr for System {
             ("routes", None) => Self::Routes,
             ("none", None) => Self::None,
             _ => {
+                let (name, steered) = name.strip_suffix("-steered").map_or((name, false), |name| (name, true));
                 let receive_mode = forced().find(|mode| mode.name() == name);
-                Self::Ours { receive_mode: receive_mode.with_context(|| format!("there is no contender {text}"))?, services }
+                let receive_mode = receive_mode.with_context(|| format!("there is no contender {text}"))?;
+                Self::Ours { receive_mode, services, steered }
             }
         })
     }

@@ -50,9 +50,9 @@ const ONE: Mix = Mix { flows: 1, pods: 1, nodes: 1 };
 const FLOWS: Mix = Mix { flows: 1_000, ..ONE };
 
 /// Everybody who carries sockets' traffic between nodes.
-const STREAMS: &[&str] = &["tc", "xdp", "kernel", "flannel", "flannel-100", "flannel-5000", "routes", "none"];
+const STREAMS: &[&str] = &["tc", "tc-steered", "xdp", "kernel", "flannel", "flannel-100", "flannel-5000", "routes", "none"];
 /// Fewer, where one row more of everybody would say nothing new.
-const FEW: &[&str] = &["tc", "xdp", "flannel", "flannel-5000", "routes", "none"];
+const FEW: &[&str] = &["tc", "tc-steered", "xdp", "flannel", "flannel-5000", "routes", "none"];
 /// Everybody on the receiving side, limits included.
 const RECEIVERS: &[&str] = &[
     "tc",
@@ -113,7 +113,7 @@ pub const ROWS: &[RowSpec] = &[
         "same-node",
         "Pod to pod on one node, 1,000 flows",
         Work::Packets(Path::Local, FLOWS),
-        (&["tc", "xdp-redirect", "flannel", "flannel-5000", "routes"], &[at_least("rate", "tc", "flannel", 2.0)]),
+        (&["tc", "tc-steered", "xdp-redirect", "flannel", "flannel-5000", "routes"], &[at_least("rate", "tc", "flannel", 2.0)]),
     ),
     row(
         BULK,
@@ -164,7 +164,7 @@ pub const ROWS: &[RowSpec] = &[
         "tcp-same-node",
         "TCP, 1 stream between pods of one node",
         Work::Bulk(Between::SameNode, Wire::SuperPackets, 1),
-        (&["tc", "flannel", "flannel-5000", "routes"], &[]),
+        (&["tc", "tc-steered", "flannel", "flannel-5000", "routes"], &[]),
     ),
     row(
         BULK,
@@ -189,7 +189,7 @@ pub const ROWS: &[RowSpec] = &[
         "requests-same-node",
         "Requests, 16 connections on one node",
         Work::Requests(Between::SameNode, 16),
-        (&["tc", "flannel", "flannel-5000", "routes"], &[]),
+        (&["tc", "tc-steered", "flannel", "flannel-5000", "routes"], &[]),
     ),
     row(
         REQUESTS,
