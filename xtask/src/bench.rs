@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// The slow rows too: 5,000 nodes, 1,000 pods.
     #[arg(long)]
     all: bool,
-    /// Only these contenders, by id [default: all that a row has].
+    /// Only these contenders, by id, and any of their kind, such as flannel-200 [default: all that a row has].
     #[arg(long, value_name = "ID,…", value_delimiter = ',', value_parser = word)]
     contenders: Vec<String>,
     /// How often each contender of a row is measured. They take turns.
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// wins over a revision.
     #[arg(long, value_name = "REVISION|PATH")]
     against: Option<String>,
-    /// Folder for report.json, the charts and the page [default: target/bench].
+    /// Folder for report.json, the charts and index.html [default: target/bench].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Rewrite the generated part of docs/performance.md with this run.
@@ -70,13 +70,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.list {
         build::lab_in_release()?;
-        return step::loud(lab::command(true)?.args(["bench", "--list"]).arg(format!("--output={}", name_of(&args.output))));
+        return step::loud(lab::command(true)?.args(["bench", "--list"]).args(flags(args, &out(args)?, None)));
     }
     refusal::unless_root("the benchmarks make network namespaces and load eBPF programs", "cargo xtask bench")?;
     setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
     // A revision that does not exist is told before anything is built.
     let against = args.against.as_deref().map(Against::find).transpose()?;
-    if against::has_changes(place::workspace()).unwrap_or(false) {
+    let revision = against::revision_of(place::workspace());
+    if revision.as_ref().is_ok_and(|revision| revision.has_changes) {
         eprintln!("bench: the tree has uncommitted changes; they are part of what is measured");
     }
     eprintln!("bench: building in release, because figures of a debug build would be wrong; the first time this takes minutes");
@@ -84,7 +85,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     build::host(true)?;
     let other = against.as_ref().map(Against::prepare).transpose()?;
     // The lab finds the documentation from the working directory; what the user named is relative to the user's.
-    step::loud(lab::command(true)?.current_dir(place::workspace()).arg("bench").args(flags(args, &out(args)?, other.as_ref())))
+    let mut bench = lab::command(true)?;
+    bench.current_dir(place::workspace()).arg("bench").args(flags(args, &out(args)?, other.as_ref()));
+    bench.args(["--command", &typed(std::env::args().skip(1))]);
+    // A tree without git, from an archive, has no revision to tell.
+    if let Ok(revision) = revision {
+        bench.args(["--revision", &revision.to_string()]);
+    }
+    step::loud(&mut bench)
+}
+
+/// The command line as it was typed, for the report.
+fn typed(words: impl Iterator<Item = String>) -> String {
+    let plain = |word: &str| word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./,@~^:+".contains(c)) && !word.is_empty();
+    let quoted = |word: String| if plain(&word) { word } else { format!("'{}'", word.replace('\'', r"'\''")) };
+    ["cargo".to_owned(), "xtask".to_owned()].into_iter().chain(words.map(quoted)).collect::<Vec<_>>().join(" ")
 }
 
 fn out(args: &Args) -> Result<PathBuf> {
@@ -169,6 +184,16 @@ mod tests {
                 "main (0123456)"
             ]
         );
+    }
+
+    #[test]
+    fn tells_the_command_as_a_shell_wants_it() {
+        let typed = |words: &[&str]| typed(words.iter().map(|word| (*word).to_owned()));
+        assert_eq!(
+            typed(&["bench", "--rows=receive,send", "--against", "HEAD~1"]),
+            "cargo xtask bench --rows=receive,send --against HEAD~1"
+        );
+        assert_eq!(typed(&["bench", "--out", "it's here"]), r"cargo xtask bench --out 'it'\''s here'");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use crate::{place, step};
 use anyhow::{Context as _, Result, bail, ensure};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,24 +57,45 @@ impl Against {
 
     /// Builds what has to be built.
     pub(super) fn prepare(&self) -> Result<Other> {
-        match self {
-            Self::Built(other) => Ok(other.clone()),
+        let other = match self {
+            Self::Built(other) => other.clone(),
             Self::Revision { commit, name } => {
                 let tree = place::bench().join("against");
                 check_out(&tree, commit)?;
                 build(&tree, name).with_context(|| {
                     format!("{name} does not build, or not with the tools of this tree, so there is nothing to compare with")
                 })?;
-                Ok(Other { folder: tree.join("target/release"), name: name.clone() })
+                Other { folder: tree.join("target/release"), name: name.clone() }
             }
-        }
+        };
+        let mut lab = Command::new(other.folder.join(LAB));
+        step::output(lab.args(["wire", "--help"])).with_context(|| {
+            format!("{} cannot be compared with: its {LAB} is older than `overlay-lab wire`, which connects its pods", other.name)
+        })?;
+        Ok(other)
     }
 }
 
-/// Whether tracked files of the tree differ from what is committed.
-pub(super) fn has_changes(tree: &Path) -> Result<bool> {
+/// What a tree holds.
+#[derive(Debug)]
+pub(super) struct TreeRevision {
+    /// The commit, abbreviated.
+    commit: String,
+    /// Tracked files differ from it.
+    pub(super) has_changes: bool,
+}
+
+impl fmt::Display for TreeRevision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.commit, if self.has_changes { " with changes" } else { "" })
+    }
+}
+
+/// What `tree` holds. An error if git does not know it.
+pub(super) fn revision_of(tree: &Path) -> Result<TreeRevision> {
+    let commit = step::output(git(tree).args(["rev-parse", "--short", "HEAD"]))?.trim().to_owned();
     let listing = step::output(git(tree).args(["status", "--porcelain", "--untracked-files=no"]))?;
-    Ok(!listing.trim().is_empty())
+    Ok(TreeRevision { commit, has_changes: !listing.trim().is_empty() })
 }
 
 fn meaning(text: &str, is_file: impl Fn(&Path) -> bool) -> Meaning {

@@ -6,6 +6,7 @@
 mod agent;
 mod api_server;
 mod bed;
+mod bench;
 mod bytes;
 mod changes;
 mod check;
@@ -41,6 +42,7 @@ fn main() {
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(load::trials());
     trials.extend(traces::trials());
+    trials.extend(bench::trials());
     trials.extend(bed::trials());
     let conclusion = libtest_mimic::run(&args, trials);
     harness::print_notes();
