@@ -82,6 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     eprintln!("bench: building in release, because figures of a debug build would be wrong; the first time this takes minutes");
     build_ebpf::build(Variant::Release)?;
+    build_ebpf::build(Variant::Bench)?;
     build::host(true)?;
     let other = against.as_ref().map(Against::prepare).transpose()?;
     // The lab finds the documentation from the working directory; what the user named is relative to the user's.

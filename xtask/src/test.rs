@@ -133,6 +133,8 @@ fn run_suite(suite: Suite, harness: &[String], skippable: bool) -> Result<Tally>
         Suite::Lab => {
             setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
             build_ebpf::build(Variant::Release)?;
+            // The bench is among the cases.
+            build_ebpf::build(Variant::Bench)?;
             // The lab starts the agent as a program, which `cargo test` would not build.
             step::loud(step::cargo().arg("build").args(HOST).args(["--bins", "--test", "lab"]))?;
             ("lab", cargo_test(&[&HOST[..], &["--test", "lab"]].concat()))
