@@ -8,7 +8,20 @@ use overlay_common::reason::DropReason;
 /// Adds one packet of `bytes` to a flow.
 #[inline(always)]
 pub(crate) fn flow(flow: Flow, bytes: usize) {
+    flows([flow], bytes);
+}
+
+/// Adds one packet of `bytes` to each of these flows.
+#[inline(always)]
+pub(crate) fn flows<const N: usize>(flows: [Flow; N], bytes: usize) {
     let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
+    for flow in flows {
+        add(counters, flow, bytes);
+    }
+}
+
+#[inline(always)]
+fn add(counters: *mut Counters, flow: Flow, bytes: usize) {
     let pair = counters.cast::<[u64; 2]>().wrapping_byte_add(offset_of!(Counters, flows)).wrapping_add(flow as usize);
     // SAFETY: `Flows` is one pair of `u64` per `Flow`, in the order of their numbers (the macro that makes both asserts it), and the
     // slot belongs to this CPU.

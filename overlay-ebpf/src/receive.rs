@@ -53,8 +53,7 @@ fn tunnel<P: Packet>(packet: &P, settings: &Settings) -> Result<Option<(Tunnel, 
 #[inline(always)]
 fn count_delivery(how: Flow, receiver: Receiver, datagram: &Datagram) {
     let bytes = ETHERNET_LEN + usize::from(datagram.header.total_len.get());
-    count::flow(how, bytes);
-    count::flow(if matches!(receiver, Receiver::Pod(_)) { Flow::DeliverPod } else { Flow::DeliverHost }, bytes);
+    count::flows([how, if matches!(receiver, Receiver::Pod(_)) { Flow::DeliverPod } else { Flow::DeliverHost }], bytes);
 }
 
 /// `underlay_xdp`: strips what is ours and good, and sends it to its pod or tells `underlay_tc` where it goes.
