@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Only rows whose id contains one of these [default: the standard set].
     #[arg(long, value_name = "SUBSTRING,…", value_delimiter = ',', value_parser = word)]
     rows: Vec<String>,
-    /// The slow rows too: 5,000 nodes, 1,000 pods.
+    /// The slow rows too: 5,000 nodes, 1,000 pods, memory.
     #[arg(long)]
     all: bool,
     /// Only these contenders, by id, and any of their kind, such as flannel-200 [default: all that a row has].
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     /// Length of one sample in seconds.
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
-    /// Say which rows and contenders there are, and measure nothing.
+    /// Say which rows and contenders there are, with --all the slow ones too, and measure nothing.
     #[arg(long, conflicts_with_all = ["against", "update_docs"])]
     list: bool,
     /// Compare with another build of ours: a git revision, which is built first, or the path of an overlay-agent.

@@ -107,8 +107,9 @@ impl Bed {
         }
         bed.start_agents(progress)?;
         bed.advance(progress, "pods", |pair| {
-            // A pod on the underlay is there already.
             for (side, pods) in [(&mut pair.a, 1), (&mut pair.b, pair.id.scale.pods)] {
+                // A pod on the underlay is there already, and is the only one at any scale.
+                let pods = if matches!(side, Side::Bare(_)) { 1 } else { pods };
                 side.add_pods(pods - side.pods().len())?;
             }
             Ok(())
