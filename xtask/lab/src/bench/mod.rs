@@ -100,12 +100,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let progress = progress(args.output);
     let started = now();
 
-    progress.set_message("the bed: nodes, agents, pods");
     let mut generator = Generator::load()?;
     let other = args.other.as_deref().map(|directory| Build::in_directory(selection::OTHER, directory));
     let config = BedConfig { builds: other.into_iter().collect::<Vec<_>>(), ..BedConfig::default() };
-    let mut bed = Bed::create(&selection.pairs(), &config, &mut |step| progress.set_message(step.to_owned()))?;
-
     let rounds = usize::from(args.rounds);
     let samples: usize = selection.rows.iter().map(|row| row.contestants.len() * rounds).sum();
     progress.set_length(samples as u64);
@@ -119,16 +116,25 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         contenders: selection.contenders(&args.other_name),
         rows: Vec::new(),
     };
-    for row in &selection.rows {
-        let mut stage = Stage { bed: &mut bed, generator: &mut generator, duration };
-        let row = rounds::run(&mut stage, &row.spec, &row.contestants, rounds, &progress);
-        if args.output == Output::Text {
-            progress.suspend(|| print!("{}", table::row(&report, &row, table::Style::of_stdout())));
+    // A large cluster on the bed, idle as it is, would be felt by the rows of small ones: each has a bed of its own.
+    for slow in [false, true] {
+        let rows = selection.rows.iter().filter(|row| row.spec.slow == slow).collect::<Vec<_>>();
+        if rows.is_empty() {
+            continue;
         }
-        report.rows.push(row);
+        let mut bed = Bed::create(&selection::pairs(&rows), &config, &mut |step| progress.set_message(step.to_owned()))?;
+        for row in rows {
+            let mut stage = Stage { bed: &mut bed, generator: &mut generator, duration };
+            let row = rounds::run(&mut stage, &row.spec, &row.contestants, rounds, &progress);
+            if args.output == Output::Text {
+                progress.suspend(|| print!("{}", table::row(&report, &row, table::Style::of_stdout())));
+            }
+            report.rows.push(row);
+            // A run that is cut short leaves what it has.
+            report::write(&report, &args.out)?;
+        }
     }
     progress.finish_and_clear();
-    drop(bed);
 
     let written = report::write(&report, &args.out)?;
     if args.update_docs {

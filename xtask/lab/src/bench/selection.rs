@@ -54,17 +54,6 @@ impl Selection {
         Ok(Self { rows })
     }
 
-    /// Every pair the bed has to have, each once.
-    pub(super) fn pairs(&self) -> Vec<ContenderId> {
-        let mut pairs = Vec::new();
-        for contestant in self.contestants().filter(|(spec, _)| spec.work.needs_bed()).map(|(_, contestant)| contestant) {
-            if !pairs.contains(&contestant.pair) {
-                pairs.push(contestant.pair.clone());
-            }
-        }
-        pairs
-    }
-
     /// Everyone who takes part, for the report.
     pub(super) fn contenders(&self, other_name: &str) -> Vec<ContenderInfo> {
         let mut infos: Vec<ContenderInfo> = Vec::new();
@@ -99,6 +88,17 @@ impl Selection {
     fn contestants(&self) -> impl Iterator<Item = (&RowSpec, &Contestant)> {
         self.rows.iter().flat_map(|row| row.contestants.iter().map(move |contestant| (&row.spec, contestant)))
     }
+}
+
+/// Every pair the bed of these rows has to have, each once.
+pub(super) fn pairs(rows: &[&SelectedRow]) -> Vec<ContenderId> {
+    let mut pairs = Vec::new();
+    for contestant in rows.iter().filter(|row| row.spec.work.needs_bed()).flat_map(|row| &row.contestants) {
+        if !pairs.contains(&contestant.pair) {
+            pairs.push(contestant.pair.clone());
+        }
+    }
+    pairs
 }
 
 /// Who takes part in a row: those the plan names, or those of them that were asked for, and what was asked for and is in no row by itself
@@ -155,9 +155,9 @@ pub(super) fn goals(spec: &RowSpec, contestants: &[Contestant], figure: &str, be
 }
 
 impl Work {
-    /// Whether it is done on the bed's pairs; some work makes nodes of its own.
+    /// Whether it is done on the bed's pairs; some work makes a node of its own.
     pub(super) fn needs_bed(self) -> bool {
-        !matches!(self, Self::Start | Self::Memory(_))
+        !matches!(self, Self::Memory(_))
     }
 }
 
