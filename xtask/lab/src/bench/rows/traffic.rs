@@ -44,17 +44,22 @@ impl<'bed> Traffic<'bed> {
             Path::Send => {
                 let source = pod(&pair.a, 0)?;
                 let there = peers(pair, mix.nodes).map(|peer| first_pod(&peer)).chain(pair.b.pods().iter().take(1).map(|pod| pod.address));
-                Self::from_pod(&pair.a, source, &there.collect::<Vec<_>>(), mix)
+                Self::from_pod(underlay, (&pair.a, source), &there.collect::<Vec<_>>(), mix)
             }
             Path::Local => {
                 let (source, destination) = (pod(&pair.b, 0)?, pod(&pair.b, 1)?);
-                Self::from_pod(&pair.b, source, &[destination.address], mix)
+                Self::from_pod(underlay, (&pair.b, source), &[destination.address], mix)
             }
         }
     }
 
     /// What a pod sends to these addresses in turn, through its own device.
-    fn from_pod(end: &'bed Side, source: &'bed Pod, destinations: &[Ipv4Addr], mix: Mix) -> anyhow::Result<Self> {
+    fn from_pod(
+        underlay: &'bed Underlay,
+        (end, source): (&'bed Side, &'bed Pod),
+        destinations: &[Ipv4Addr],
+        mix: Mix,
+    ) -> anyhow::Result<Self> {
         let destination = *destinations.last().context("nobody to send to")?;
         let link = Link { source: mac(&source.ns.mac("eth0")?)?, destination: next_hop(&source.ns, destination)? };
         let frames = numbers(mix, destinations.len())
@@ -63,7 +68,9 @@ impl<'bed> Traffic<'bed> {
                 frames::plain(link, &Datagram { source: source.address, destination, flow })
             })
             .collect();
-        Ok(Self { from: (&source.ns, "eth0".to_owned()), to: (end.ns(), source.host_interface.clone()), frames: Frames::Plain(frames) })
+        // The other end of a pod that is on the underlay itself is the router's.
+        let far = if matches!(end, Side::Bare(_)) { &underlay.router } else { end.ns() };
+        Ok(Self { from: (&source.ns, "eth0".to_owned()), to: (far, source.host_interface.clone()), frames: Frames::Plain(frames) })
     }
 
     /// Sends the frames for a while.
