@@ -35,8 +35,9 @@ pub struct BulkResult {
     pub cpu: CpuTime,
     /// Segments the client sent again in the counted time.
     pub retransmitted: u64,
-    /// How many segments the server reported to have got twice (DSACK, RFC 2883): nothing had been lost. Reports of what was sent again
-    /// before the counted time fall into it as well, so this may be a little more than `retransmitted`.
+    /// How many segments the server reported to have got twice (DSACK, RFC 2883): those had not been lost. Linux believes as many reports as
+    /// it sent segments again. Reports fall into the counted time also when the segment was sent before, so this may be a little more than
+    /// `retransmitted`.
     pub spurious: u64,
     /// Packets that reached the server's TCP before an earlier one: after a loss, or because the path changed their order.
     pub out_of_order: u64,

@@ -39,8 +39,8 @@ pub struct DatagramResult {
     pub sent: u64,
     /// How many of them never came to the server's program.
     pub lost: u64,
-    /// How many of the lost ones did reach the server, whose socket was full.
-    pub lost_at_socket: u64,
+    /// Packets that did reach the server, whose socket had no room for them. Here a super-packet counts as one.
+    pub refused: u64,
     /// Datagrams that the server's program got at once, on average: 1 when nothing was put together.
     pub merged: f64,
 }
@@ -93,7 +93,7 @@ pub fn run(client: &Ns, server: &Ns, address: Ipv4Addr, load: &DatagramLoad) -> 
         cpu: outcome.cpu,
         sent,
         lost: sent.saturating_sub(arrived),
-        lost_at_socket: Snmp::read(server)?.since(&errors_before, "Udp.RcvbufErrors"),
+        refused: Snmp::read(server)?.since(&errors_before, "Udp.RcvbufErrors"),
         merged: ratio(arrived, received.reads),
     })
 }
