@@ -224,3 +224,31 @@ const FLANNEL_NAT: &str = r#":FLANNEL-POSTRTG - [0:0]
 /// The last rule of kube-proxy's services.
 const NODE_PORTS: &str = r#"-A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn every_chain_that_is_jumped_to_exists_and_backends_are_equally_likely() {
+        let backend = |last: u8| SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, last), 8080);
+        let service = |port: u16, node_port: Option<NodePort>| Service {
+            name: format!("default/web:{port}"),
+            protocol: Protocol::Tcp,
+            address: SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10), port),
+            backends: vec![backend(11), backend(12), backend(13)],
+            node_port,
+        };
+        let services = vec![service(80, None), service(81, Some(NodePort::Cluster(30_081))), service(82, Some(NodePort::Local(30_082)))];
+        let cluster = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
+        let text = Rules { cluster, services, flannel: Some(cluster), random_fully: true }.render();
+        for (_, target) in text.lines().filter_map(|line| line.split_once(" -j ")).filter(|(_, target)| target.contains('-')) {
+            let chain = target.split_whitespace().next().unwrap_or_default();
+            assert!(!chain.contains('-') || text.contains(&format!("\n:{chain} - [0:0]\n")), "{chain} in\n{text}");
+        }
+        assert!(!text.contains('{') && text.contains("-j MASQUERADE --random-fully\n"), "{text}");
+        let chances: Vec<&str> = text.lines().filter(|line| line.starts_with("-A KUBE-SVC-0000000000000000 ")).skip(1).collect();
+        assert!(chances[0].contains("0.3333333333") && chances[1].contains("0.5000000000") && !chances[2].contains("probability"));
+    }
+}

@@ -6,6 +6,7 @@ use libtest_mimic::{Failed, Trial};
 use overlay_lab::agent;
 use overlay_lab::bench::bed::{Bed, BedConfig, Build, Pair, Side, far};
 use overlay_lab::bench::contender::ContenderId;
+use overlay_lab::capture::Capture;
 use overlay_lab::probe::{ping, tcp};
 use std::io::{Read as _, Write as _};
 use std::time::Instant;
@@ -63,7 +64,7 @@ fn talk(bed: &mut Bed, id: &ContenderId) -> anyhow::Result<()> {
 /// The NIC carries VXLAN exactly if the contender is a tunnel.
 fn encapsulates(bed: &Bed, pair: &Pair) -> anyhow::Result<()> {
     let (a, b) = (pair.a.pod()?, pair.b.pod()?);
-    let capture = overlay_lab::capture::Capture::start(&bed.underlay.router, &pair.b.router_port(), "ip and not port 5353")?;
+    let capture = Capture::start(&bed.underlay.router, &pair.b.router_port(), "ip")?;
     ensure!(ping::once(&a.ns, b.address)?.is_some(), "no answer");
     let packets = capture.decode(2, &["udp.dstport", "icmp.type"])?;
     let tunnelled = packets.iter().all(|packet| packet[0] == "8472");
@@ -83,6 +84,12 @@ fn next_door(bed: &mut Bed, id: &ContenderId) -> anyhow::Result<()> {
     for pod in &pods[1..] {
         ensure!(ping::once(&pods[0].ns, pod.address)?.is_some(), "{} does not answer {}", pod.name, pods[0].name);
         tcp::transfer(&pods[0].ns, &pod.ns, pod.address, BYTES)?;
+    }
+    if matches!(side, Side::Flannel(_)) {
+        // What the bridge carries from pod to pod meets the rules as well, because kubeadm has it so.
+        let rules = side.ns().run("iptables-save", "-c -t filter")?;
+        let counted = rules.lines().find(|line| line.contains("kubernetes forwarding conntrack rule")).context("a rule is missing")?;
+        ensure!(!counted.starts_with("[0:0]"), "bridged packets passed the rules by: {counted}");
     }
     Ok(())
 }

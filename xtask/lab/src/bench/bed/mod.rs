@@ -11,7 +11,6 @@ pub use pair::{Bare, Pair, Side};
 
 use crate::bench::contender::{ContenderId, Scale, System};
 use crate::foreign::ForeignNode;
-use crate::netns::Ns;
 use crate::node::{Node, READY_TIMEOUT};
 use crate::nodes::NodesFile;
 use crate::routes::RoutesNode;
@@ -20,7 +19,9 @@ use crate::underlay::{Kind, Place, Underlay};
 use anyhow::{Context as _, anyhow, ensure};
 use far::FarNode;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 /// Whether iptables sees what a bridge carries.
@@ -106,15 +107,25 @@ impl Bed {
             bed.slots.push(Slot { id: id.clone(), pair });
         }
         bed.start_agents(progress)?;
-        bed.advance(progress, "pods", |pair| {
-            for (side, pods) in [(&mut pair.a, 1), (&mut pair.b, pair.id.scale.pods)] {
-                // A pod on the underlay is there already, and is the only one at any scale.
-                let pods = if matches!(side, Side::Bare(_)) { 1 } else { pods };
-                side.add_pods(pods - side.pods().len())?;
-            }
-            Ok(())
-        });
-        bed.advance(progress, "rules", lay_rules);
+        bed.advance(
+            progress,
+            "pods",
+            |_| true,
+            |pair| {
+                for (side, pods) in [(&mut pair.a, 1), (&mut pair.b, pair.id.scale.pods)] {
+                    // A pod on the underlay is there already, and is the only one at any scale.
+                    let pods = if matches!(side, Side::Bare(_)) { 1 } else { pods };
+                    side.add_pods(pods - side.pods().len())?;
+                }
+                Ok(())
+            },
+        );
+        bed.advance(progress, "rules", |pair| pair.id.services().is_some(), lay_rules);
+        if bed.pairs().any(is_ours) {
+            // Agents look again at each new veth, and what they see changes under their eyes. By then the last of these passes has begun.
+            thread::sleep(Duration::from_millis(500));
+            bed.advance(progress, "agents come to rest", is_ours, wait_ready);
+        }
         Ok(bed)
     }
 
@@ -214,21 +225,24 @@ impl Bed {
             progress(&format!("{}: {} nodes", cluster.file.path().display(), cluster.file.entries.len()));
             cluster.file.write_atomic()?;
         }
-        self.advance(progress, "agents", |pair| each_of_ours(pair, Node::spawn_agent));
-        self.advance(progress, "wait until the agents are ready", |pair| {
-            let timeout = READY_TIMEOUT + Duration::from_millis(20) * pair.id.scale.nodes;
-            each_of_ours(pair, |node| node.wait_ready_within(timeout).map(drop))
-        });
+        self.advance(progress, "agents start", is_ours, |pair| each_of_ours(pair, Node::spawn_agent));
+        self.advance(progress, "agents become ready", is_ours, wait_ready);
         Ok(())
     }
 
-    /// Takes every pair a step further; the pair of a step that fails is taken down, and its contender is absent.
-    fn advance(&mut self, progress: &mut dyn FnMut(&str), what: &str, step: impl Fn(&mut Pair) -> anyhow::Result<()>) {
-        for slot in &mut self.slots {
-            if let Ok(pair) = &mut slot.pair {
-                progress(&format!("{}: {what}", slot.id));
+    /// Takes every pair that the step is for further; the pair of a step that fails is taken down, and its contender is absent.
+    fn advance(
+        &mut self,
+        progress: &mut dyn FnMut(&str),
+        what: &str,
+        concerns: impl Fn(&Pair) -> bool,
+        step: impl Fn(&mut Pair) -> anyhow::Result<()>,
+    ) {
+        for Slot { id, pair: slot } in &mut self.slots {
+            if let Some(pair) = slot.as_mut().ok().filter(|pair| concerns(pair)) {
+                progress(&format!("{id}: {what}"));
                 if let Err(error) = step(pair) {
-                    slot.pair = Err(format!("{what}: {error:#}"));
+                    *slot = Err(format!("{what}: {error:#}"));
                 }
             }
         }
@@ -262,6 +276,16 @@ fn cluster_of<'a>(clusters: &'a mut Vec<Cluster>, id: &ContenderId) -> anyhow::R
     Ok(&clusters[index].file)
 }
 
+fn is_ours(pair: &Pair) -> bool {
+    matches!(pair.id.system, System::Ours { .. })
+}
+
+/// Waits for both agents: the more nodes they know, the longer they may take.
+fn wait_ready(pair: &mut Pair) -> anyhow::Result<()> {
+    let timeout = READY_TIMEOUT + Duration::from_millis(20) * pair.id.scale.nodes;
+    each_of_ours(pair, |node| node.wait_ready_within(timeout).map(drop))
+}
+
 fn each_of_ours(pair: &mut Pair, step: impl Fn(&mut Node) -> anyhow::Result<()>) -> anyhow::Result<()> {
     for side in [&mut pair.a, &mut pair.b] {
         if let Side::Ours(node) = side {
@@ -272,7 +296,7 @@ fn each_of_ours(pair: &mut Pair, step: impl Fn(&mut Node) -> anyhow::Result<()>)
 }
 
 /// Tells the nodes of a rival of each other and of the nodes that do not exist, which are beyond the router.
-fn introduce(pair: &mut Pair, router: std::net::Ipv4Addr) -> anyhow::Result<()> {
+fn introduce(pair: &mut Pair, router: Ipv4Addr) -> anyhow::Result<()> {
     let far = || FarNode::first(pair.id.scale.nodes - 1);
     match (&mut pair.a, &mut pair.b) {
         (Side::Flannel(a), Side::Flannel(b)) => {
@@ -292,14 +316,13 @@ fn introduce(pair: &mut Pair, router: std::net::Ipv4Addr) -> anyhow::Result<()> 
     }
 }
 
-/// Writes the iptables rules on both nodes, if the contender has any.
+/// Writes the iptables rules on both nodes.
 fn lay_rules(pair: &mut Pair) -> anyhow::Result<()> {
     let Some(services) = pair.id.services() else { return Ok(()) };
     let backend = pair.b.pod()?.address;
     for side in [&pair.a, &pair.b] {
         let flannel = if let Side::Flannel(node) = side { Some(node.pod_cidr) } else { None };
-        let ns: &Ns = side.ns();
-        far::rules(services, flannel, backend).apply(ns)?;
+        far::rules(services, flannel, backend).apply(side.ns())?;
     }
     Ok(())
 }
