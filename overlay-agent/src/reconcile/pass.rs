@@ -174,10 +174,23 @@ impl<'a> Node<'a> {
             self.receive = Some((device.clone(), rung));
         }
         if let Some((_, rung)) = &self.receive {
-            status.set_receive(rung.mode, rung.reason.clone());
+            status.set_receive(rung.mode, format!("{}{}", rung.reason, self.detained(rung)?));
             outcome.errors.extend(rung.problem.clone());
         }
         Ok(())
+    }
+
+    /// The pods that get less than the rung offers, if any: wired before there was such a rung, or in a kernel that refused.
+    fn detained(&self, rung: &Rung) -> Result<String> {
+        if rung.mode != rung::XDP_REDIRECT {
+            return Ok(String::new());
+        }
+        let (veths, straight) = (self.tables.veths()?, self.tables.xdp_veths()?);
+        let detained = veths.keys().filter(|ifindex| !straight.contains(ifindex)).count();
+        Ok(match detained {
+            0 => String::new(),
+            _ => format!("; {detained} of {} pods through TC, until they are wired anew: their device receives without NAPI", veths.len()),
+        })
     }
 
     /// Gives the pods' veths this process's program, forgets veths that are gone, and removes links nobody needs.

@@ -32,6 +32,9 @@ impl ReceiveMode {
     /// The rungs of the ladder that are right on any underlay, the virtual one of the lab too.
     pub const RUNGS: [Self; 3] = [Self::Xdp, Self::Tc, Self::Kernel];
 
+    /// Every mode but the agent's own choice.
+    pub const FORCED: [Self; 4] = [Self::Xdp, Self::XdpRedirect, Self::Tc, Self::Kernel];
+
     /// The word the agent knows it by.
     #[must_use]
     pub fn name(self) -> &'static str {

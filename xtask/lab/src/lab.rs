@@ -31,11 +31,14 @@ pub struct LabConfig {
     pub pods: usize,
     /// How our nodes receive.
     pub receive_mode: ReceiveMode,
+    /// The underlay carries super-packets with checksums left to do, as virtual links do; else what a wire carries, see
+    /// [`Underlay::set_offloads`].
+    pub offloads: bool,
 }
 
 impl Default for LabConfig {
     fn default() -> Self {
-        Self { underlay: Kind::L2, mtu: 1500, nodes: 2, foreign: 0, pods: 1, receive_mode: ReceiveMode::Auto }
+        Self { underlay: Kind::L2, mtu: 1500, nodes: 2, foreign: 0, pods: 1, receive_mode: ReceiveMode::Auto, offloads: true }
     }
 }
 
@@ -100,6 +103,11 @@ impl Lab {
         }
         for number in config.nodes + 1..=config.nodes + config.foreign {
             lab.foreign.push(ForeignNode::create(&lab.underlay, lab.underlay.place(number), number)?);
+        }
+        if !config.offloads {
+            for host in lab.hosts() {
+                lab.underlay.set_offloads(host.ns, false)?;
+            }
         }
         lab.nodes_file.entries = lab.nodes.iter().map(Node::entry).chain(lab.foreign.iter().map(ForeignNode::entry)).collect();
         lab.nodes_file.write_atomic()?;

@@ -218,7 +218,7 @@ impl FromStr for ContenderId {
 
 /// Every way to receive that an agent can be told.
 fn forced() -> impl Iterator<Item = ReceiveMode> {
-    ReceiveMode::RUNGS.into_iter().chain([ReceiveMode::XdpRedirect])
+    ReceiveMode::FORCED.into_iter()
 }
 
 fn parse_scale(text: &str) -> anyhow::Result<Scale> {

@@ -71,6 +71,7 @@ pub fn run(args: &DemoArgs, sandbox: Sandbox) -> anyhow::Result<ExitCode> {
         foreign: args.foreign,
         pods: usize::from(args.pods),
         receive_mode: args.receive_mode,
+        ..LabConfig::default()
     };
     let mut lab = Lab::create(&config, &mut |step| progress.step(step))?;
     let mut report = measure::everything(&mut lab, &mut progress).with_context(|| format!("what the nodes say:\n{}", lab.evidence()))?;

@@ -32,18 +32,27 @@ pub(crate) fn cases(group: Group) -> Group {
         })
         .case("the same when the wire carries MTU-sized packets with real checksums", |lab| {
             check::set_offloads(lab, false)?;
-            let (mtu, how) = (lab.underlay.mtu, receive_mode(lab));
-            pairs(lab, |from, to| {
-                check::every_size(from, to)?;
-                check::around_edges(from, to, mtu)?;
-                check::udp_gso(from, to, mtu)?;
-                let done = tcp::flows(from.ns, to.ns, to.address, 8, 16 << 20)?;
-                note(format!("{how}: {} to {}: {:.1} Gbit/s of TCP, MTU-sized packets", from.name, to.name, done.gbit_per_second()));
-                Ok(())
-            })?;
-            check::no_bad_checksum(lab)?;
+            arrive_from_a_wire(lab)?;
             check::set_offloads(lab, true)
         })
+}
+
+/// For a lab whose underlay is a wire all the time.
+pub(crate) fn cases_of_a_wire(group: Group) -> Group {
+    group.case("datagrams of every size, super-packets and streams arrive unchanged", arrive_from_a_wire)
+}
+
+fn arrive_from_a_wire(lab: &mut Lab) -> anyhow::Result<()> {
+    let (mtu, how) = (lab.underlay.mtu, receive_mode(lab));
+    pairs(lab, |from, to| {
+        check::every_size(from, to)?;
+        check::around_edges(from, to, mtu)?;
+        check::udp_gso(from, to, mtu)?;
+        let done = tcp::flows(from.ns, to.ns, to.address, 8, 16 << 20)?;
+        note(format!("{how}: {} to {}: {:.1} Gbit/s of TCP, MTU-sized packets", from.name, to.name, done.gbit_per_second()));
+        Ok(())
+    })?;
+    check::no_bad_checksum(lab)
 }
 
 fn pairs(lab: &Lab, check: impl Fn(&Endpoint<'_>, &Endpoint<'_>) -> anyhow::Result<()>) -> anyhow::Result<()> {

@@ -1,16 +1,72 @@
 //! Who reaches whom: pods, hosts, the outside, ours and foreign, on both underlays, received by each rung of the ladder.
 
 use crate::bytes;
-use crate::check::{self, end, reaches, reaches_at};
+use crate::check::{self, end, eventually, reaches, reaches_at};
 use crate::harness::{Group, counters};
 use anyhow::{Context as _, ensure};
+use overlay_agent::datapath::{PinDir, Tables};
 use overlay_lab::agent::ReceiveMode;
 use overlay_lab::lab::{Lab, LabConfig};
 use overlay_lab::underlay::Kind;
+use std::time::Duration;
 
 pub(crate) fn groups() -> Vec<Group> {
     let underlays = [Kind::L2, Kind::Routed];
-    underlays.into_iter().flat_map(|underlay| ReceiveMode::RUNGS.map(|rung| group(underlay, rung))).collect()
+    underlays.into_iter().flat_map(|underlay| ReceiveMode::RUNGS.map(|rung| group(underlay, rung))).chain([straight()]).collect()
+}
+
+/// XDP frames into pods need an underlay that fills in checksums, as a wire has it.
+fn straight() -> Group {
+    let receive_mode = ReceiveMode::XdpRedirect;
+    let config = LabConfig { receive_mode, nodes: 2, foreign: 1, pods: 2, offloads: false, ..LabConfig::default() };
+    let group = Group::new(format!("{}, received by {}", config.underlay.name(), receive_mode.name()), config);
+    let group = ours(group, receive_mode)
+        .case("frames go from XDP straight into the pod", |lab| {
+            let sent = redirected(lab, || both_ways(lab, "node-1-pod-1", "node-2-pod-1"))?;
+            ensure!(sent >= 10, "XDP sent {sent} frames out of the pod's veth");
+            Ok(())
+        })
+        .case("a pod whose veth takes no XDP frames is reached all the same, and the status says so", by_the_other_way)
+        .case("the status says what may be wrong on a NIC that is none", |lab| {
+            let reason = lab.nodes[1].status()?["receive"]["reason"].to_string();
+            ensure!(reason.contains("no physical NIC (veth)"), "{reason}");
+            Ok(())
+        });
+    bytes::cases_of_a_wire(foreign(group)).case("nothing of all that was dropped", nothing_dropped)
+}
+
+/// Frames that XDP sent out of the veth of node-2's first pod while `action` ran.
+fn redirected(lab: &Lab, action: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<u64> {
+    let node = &lab.nodes[1];
+    let count = || -> anyhow::Result<u64> {
+        let listing = node.ns.run("ethtool", &format!("-S {}", node.pods[0].host_interface))?;
+        let counts = listing.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.ends_with("xdp_xmit"));
+        counts.map(|(_, count)| count.trim().parse::<u64>().context("a count")).sum()
+    };
+    let before = count()?;
+    action()?;
+    Ok(count()? - before)
+}
+
+/// As a pod that an earlier version has wired.
+fn by_the_other_way(lab: &mut Lab) -> anyhow::Result<()> {
+    let node = &lab.nodes[1];
+    let mut tables = Tables::open(&PinDir::new(&node.config.bpffs))?;
+    let pod = tables.pods()?.get(&node.pods[0].address).copied().context("the pod is not in PODS")?;
+    ensure!(tables.xdp_veths()?.contains(&pod.ifindex), "the pod's veth is not in XDP_VETHS");
+    tables.remove_xdp_veth(pod.ifindex)?;
+    node.pods[0].ns.run("ethtool", "-K eth0 gro off")?;
+    let sent = redirected(lab, || both_ways(lab, "node-1-pod-1", "node-2-pod-1"))?;
+    ensure!(sent == 0, "XDP sent {sent} frames to it");
+    lab.nodes_file.write_atomic()?;
+    eventually(Duration::from_secs(10), || {
+        let reason = node.status()?["receive"]["reason"].to_string();
+        ensure!(reason.contains("1 of 2 pods through TC"), "{reason}");
+        Ok(())
+    })?;
+    node.pods[0].ns.run("ethtool", "-K eth0 gro on")?;
+    node.ns.enter(|| tables.put_xdp_veth(pod.ifindex))??;
+    Ok(())
 }
 
 /// Nodes 1 and 2 are ours, on different subnets if there are two; node 3 is foreign, on the subnet of node 1.
@@ -36,6 +92,8 @@ fn ours(group: Group, rung: ReceiveMode) -> Group {
         .case("pods of one node reach each other", |lab| both_ways(lab, "node-1-pod-1", "node-1-pod-2"))
         .case("pods of different nodes reach each other", |lab| both_ways(lab, "node-1-pod-1", "node-2-pod-1"))
         .case("and it is that rung that takes them out of the tunnel", move |lab| {
+            // What XDP took out counts the same, wherever it went from there.
+            let rung = if rung == ReceiveMode::XdpRedirect { ReceiveMode::Xdp } else { rung };
             let name = format!("node-2.flows.{}_decap.packets", rung.name());
             let before = counters(lab);
             let pods = (end(lab, "node-1-pod-2")?, end(lab, "node-2-pod-2")?);
