@@ -117,7 +117,7 @@ fn redirect_xdp(ctx: XdpContext) -> u32 {
 /// TC: counts IPv4 packets and ends them; others (ARP) pass.
 #[classifier]
 fn sink(ctx: TcContext) -> i32 {
-    /// ETH_P_IP as `__sk_buff.protocol` has it.
+    /// `ETH_P_IP` as `__sk_buff.protocol` has it.
     const IPV4: u32 = 0x0800_u16.to_be() as u32;
     // SAFETY: the kernel hands over a valid context; the verifier turns the field access into a checked load.
     let (protocol, len) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).len) };
