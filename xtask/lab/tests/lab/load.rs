@@ -12,6 +12,7 @@ use overlay_lab::load::datagrams::{self, DatagramLoad};
 use overlay_lab::load::requests::{self, RequestLoad};
 use overlay_lab::load::{Conditions, Cpus, Latency};
 use overlay_lab::netns::Ns;
+use overlay_lab::probe::ping;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -51,6 +52,12 @@ fn cable() -> anyhow::Result<(Ns, Ns)> {
     for (ns, address) in [(&client, Ipv4Addr::new(192, 0, 2, 1)), (&server, SERVER)] {
         ns.ip(&format!("address add {address}/24 dev eth0"))?;
         ns.ip("link set eth0 up")?;
+    }
+    // Datagrams do not wait for a neighbour: all but the last few are dropped until it is known.
+    let mut tries = 0;
+    while ping::once(&client, SERVER)?.is_none() {
+        tries += 1;
+        ensure!(tries < 5, "nobody answers over the cable");
     }
     Ok((client, server))
 }
