@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod desired;
+pub mod measure;
 pub mod model;
 pub mod netlink;
 pub mod pod;
