@@ -69,7 +69,8 @@ pub struct UnderlayStatus {
     pub mtu: u32,
     /// MTU inside the tunnel in bytes.
     pub overlay_mtu: u32,
-    /// What outer UDP headers carry: always `zero` (docs/adr/0010).
+    /// What outer UDP headers carry: always `zero` (docs/adr/0010). An older agent does not say.
+    #[serde(default)]
     pub outer_checksum: String,
     /// The kernel's word for what it is; absent for a physical NIC.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -32,8 +32,8 @@ fn commands(lab: &Lab, sandbox: Sandbox) -> anyhow::Result<String> {
         ("packets on the wire", format!("ip netns exec {} tcpdump -n -i eth0 -T vxlan udp port 8472", node.name)),
         ("what an agent knows", format!("{} status {places}", agent::binary()?.display())),
         ("what it says", format!("tail -f {}", node.config.state_dir.join("agent.log").display())),
-        ("which node has which pods", format!("bpftool map dump pinned {}/maps/SUBNETS", node.pins().display())),
-        ("how nodes are reached", format!("bpftool map dump pinned {}/maps/NODES", node.pins().display())),
+        ("which node has which pods, and how it is reached", format!("bpftool map dump pinned {}/maps/SUBNETS", node.pins().display())),
+        ("what may come from which node", format!("bpftool map dump pinned {}/maps/NODES", node.pins().display())),
         ("the list of nodes: take one out and watch the maps", format!("editor {}", lab.nodes_file.path().display())),
     ];
     let mut text = "\nThe lab stays up. Ctrl-C takes it down. From another terminal, as root:\n".to_owned();
