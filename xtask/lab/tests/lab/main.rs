@@ -14,6 +14,7 @@ mod directions;
 mod foreign_pair;
 mod harness;
 mod kubernetes;
+mod leaving;
 mod load;
 mod mtu;
 mod neighbours;
@@ -38,7 +39,7 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
+    let more = [services::groups(), leaving::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(load::trials());
     trials.extend(traces::trials());
