@@ -19,6 +19,7 @@ mod load;
 mod mtu;
 mod neighbours;
 mod nested;
+mod packet_filter;
 mod restart;
 mod service_rules;
 mod services;
@@ -39,7 +40,15 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), leaving::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
+    let more = [
+        services::groups(),
+        leaving::groups(),
+        packet_filter::groups(),
+        nested::groups(),
+        agent::groups(),
+        neighbours::groups(),
+        kubernetes::groups(),
+    ];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(load::trials());
     trials.extend(traces::trials());
