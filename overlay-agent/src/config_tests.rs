@@ -16,6 +16,7 @@ fn without_any_setting_the_documented_defaults_hold() {
     assert_eq!((config.vni, config.port), (1, 8472));
     assert_eq!(config.receive_mode, ReceiveMode::Auto);
     assert_eq!((config.mtu, config.underlay_interface, config.ebpf_object), (None, None, None));
+    assert_eq!((config.masquerade, config.direct), (true, Vec::new()));
     assert_eq!(config.bpffs, Path::new("/sys/fs/bpf"));
     assert_eq!(config.state_dir, Path::new("/run/overlay"));
     assert_eq!(config.resync_interval, Duration::from_secs(30));
@@ -48,6 +49,9 @@ vni: 77
 port: 4789
 receive-mode: tc
 mtu: 1400
+masquerade: false
+cluster-cidr: 10.244.0.0/16
+non-masquerade-cidrs: [192.0.2.0/24, 198.51.100.0/24]
 bpffs: /bpf
 state-dir: /state
 ebpf-object: /o.bin
@@ -67,6 +71,8 @@ log-format: json
             port: 4789,
             receive_mode: ReceiveMode::Tc,
             mtu: Some(1400),
+            masquerade: false,
+            direct: ["10.244.0.0/16", "192.0.2.0/24", "198.51.100.0/24"].map(|net| net.parse().unwrap()).into(),
             bpffs: "/bpf".into(),
             state_dir: "/state".into(),
             ebpf_object: Some("/o.bin".into()),

@@ -18,11 +18,11 @@ pub(crate) enum Receiver {
     Host,
 }
 
-/// Who on this node receives a packet from the tunnel: a pod, or the gateway address, and nobody else.
+/// Who on this node receives a packet from the tunnel, which came from `node`: a pod, or the gateway address, and nobody else.
 ///
 /// The host's stack gets what a pod's packet needs it for: an answer to a TTL at its end, and the un-rewriting of translated flows.
 #[inline(always)]
-pub(crate) fn receiver<P: Packet>(packet: &P, datagram: &Datagram, settings: &Settings) -> Result<Receiver, DropReason> {
+pub(crate) fn receiver<P: Packet>(packet: &P, datagram: &Datagram, node: Ipv4, settings: &Settings) -> Result<Receiver, DropReason> {
     let destination = datagram.header.destination;
     if destination == settings.gateway {
         return Ok(Receiver::Host);
@@ -32,10 +32,17 @@ pub(crate) fn receiver<P: Packet>(packet: &P, datagram: &Datagram, settings: &Se
         return Err(if forbidden { DropReason::Martian } else { DropReason::InnerNotLocal });
     }
     let Some(pod) = maps::pod(destination) else { return Err(DropReason::InnerNoPod) };
-    if datagram.header.ttl <= 1 || takes_detour(packet, datagram) {
+    if datagram.header.ttl <= 1 || is_of_node(packet, datagram, node) || takes_detour(packet, datagram) {
         return Ok(Receiver::Host);
     }
     Ok(Receiver::Pod(pod))
+}
+
+/// The packet is from the sending node's own address. What the pod answers goes to that node as to any host outside, through the stack,
+/// which has to know what it is an answer to: it would masquerade it, and kube-proxy drops what it calls invalid.
+#[inline(always)]
+fn is_of_node<P: Packet>(packet: &P, datagram: &Datagram, node: Ipv4) -> bool {
+    datagram.header.source == node && matches!(datagram.quote(packet), Quote::NoError)
 }
 
 /// The packet is to a pod's socket that talks through the host's stack, which may have rewritten what that socket sent; or it is an ICMP

@@ -37,7 +37,7 @@ fn judge<P: Packet>(packet: &P, offset: usize, tunnel: &Tunnel, node: &Node, set
     let datagram = parse::inner(packet, offset, tunnel.end, settings.vtep_mac)?;
     datagram.check_source(tunnel.source, node)?;
     let ecn = ecn::decapsulate(tunnel.ecn, datagram.header.ecn())?;
-    let receiver = deliver::receiver(packet, &datagram, settings)?;
+    let receiver = deliver::receiver(packet, &datagram, tunnel.source, settings)?;
     Ok(Accepted { datagram, receiver, ecn })
 }
 

@@ -213,6 +213,9 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
             Rung::Kernel => ReceiveMode::Kernel,
         },
         mtu: None,
+        // Nothing leaves the scratch nodes.
+        masquerade: false,
+        direct: Vec::new(),
         bpffs: bpffs.to_owned(),
         state_dir: PathBuf::new(),
         ebpf_object: None,

@@ -6,9 +6,10 @@ use super::receive::{self, Rung};
 use crate::clock::now;
 use crate::config::Config;
 use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
-use crate::desired::{Inputs, desired};
+use crate::desired::{self, Inputs, desired};
+use crate::firewall::{self, FirewallError};
 use crate::measure::Record;
-use crate::model::{Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
+use crate::model::{ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Link, Netlink};
 use crate::pod;
 use crate::status::{Pass, StateDir, Status};
@@ -33,6 +34,7 @@ pub struct Node<'a> {
     pods_replaced: bool,
     /// What the rungs did when they were measured here; asked for when a rung is chosen.
     measured: Option<Record>,
+    firewall: firewall::Keeper,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
     unattached: BTreeSet<u32>,
 }
@@ -56,6 +58,7 @@ impl<'a> Node<'a> {
             overlay_ifindex: None,
             pods_replaced: false,
             measured: Record::load(&StateDir::new(config.state_dir.clone())),
+            firewall: firewall::Keeper::default(),
             unattached: BTreeSet::new(),
         })
     }
@@ -70,6 +73,12 @@ impl<'a> Node<'a> {
         let mut outcome = Outcome::default();
         if let Err(error) = self.try_pass(topology, status, &mut outcome).await {
             outcome.errors.push(format!("{error:#}"));
+        }
+        // Whatever kept the rest from being done: pods that talk go on talking to the outside.
+        if let Some(this) = topology.nodes.get(&self.config.node_name)
+            && let Err(error) = self.keep_firewall(this, status, &mut outcome).await
+        {
+            outcome.errors.push(format!("packet filter: {error}"));
         }
         for error in &outcome.errors {
             warn!(error, "pass incomplete");
@@ -106,6 +115,18 @@ impl<'a> Node<'a> {
         self.attach(&underlay.device, overlay_ifindex, status, outcome)?;
         let veths = self.sweep(overlay_ifindex, outcome).await?;
         self.keep_pods(&veths, desired.link.address, outcome).await
+    }
+
+    /// Looks at the packet filter and changes what differs.
+    async fn keep_firewall(&mut self, this: &ClusterNode, status: &mut Status, outcome: &mut Outcome) -> Result<(), FirewallError> {
+        let Config { masquerade, direct, port, .. } = self.config;
+        let look = self.firewall.keep(&desired::firewall(this, *masquerade, direct, *port)).await?;
+        for change in &look.changes {
+            info!(action = %change, "apply");
+        }
+        outcome.actions += look.changes.len();
+        status.set_firewall(*masquerade, look.state);
+        Ok(())
     }
 
     /// Why there is nothing to aim at.

@@ -14,11 +14,13 @@ mod directions;
 mod foreign_pair;
 mod harness;
 mod kubernetes;
+mod leaving;
 mod load;
 mod measure;
 mod mtu;
 mod neighbours;
 mod nested;
+mod packet_filter;
 mod restart;
 mod service_rules;
 mod services;
@@ -39,7 +41,16 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups(), measure::groups()];
+    let more = [
+        services::groups(),
+        leaving::groups(),
+        packet_filter::groups(),
+        nested::groups(),
+        agent::groups(),
+        neighbours::groups(),
+        kubernetes::groups(),
+        measure::groups(),
+    ];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(load::trials());
     trials.extend(traces::trials());

@@ -1,4 +1,4 @@
-//! What a node looks like from outside the agent: everything an agent could leave there, as `ip`, `tc`, `ethtool` and the file system show it.
+//! What a node looks like from outside the agent: everything an agent could leave there, as `ip`, `nft`, `tc`, `ethtool` and the file system show it.
 
 use anyhow::{Context as _, ensure};
 use overlay_lab::node::Node;
@@ -20,6 +20,7 @@ impl Trace {
             ("addresses", "ip", "-4 address"),
             ("routes", "ip", "-4 route show table all"),
             ("rules", "ip", "rule"),
+            ("packet filter", "nft", "list ruleset"),
             ("queueing disciplines", "tc", "qdisc"),
             ("NIC's features", "ethtool", "-k eth0"),
         ] {

@@ -42,8 +42,10 @@ fn sources() -> Vec<Case> {
     for (name, src) in martians {
         cases.push(drops("D26", format!("inner source is {name}"), InnerSourceMismatch, &from(src)));
     }
-    let good = [("its gateway", B_GATEWAY), ("the node itself", B), ("the last pod of its network", [10, 244, 2, 254])];
+    let good = [("its gateway", B_GATEWAY), ("the last pod of its network", [10, 244, 2, 254])];
     cases.extend(good.map(|(name, src)| delivers("D26", format!("inner source is {name}"), &from(src))));
+
+    cases.push(to_stack("D26", "inner source is the node itself: the stack has to know what the pod will answer", &from(B)));
 
     let from_c = from(C_POD);
     let expect = Expect::ToPod(at_pod(POD, &from_c));
@@ -113,6 +115,8 @@ fn to_host() -> Vec<Case> {
         let error = Ipv4::new(B_POD, POD.addr, protocol::ICMP, icmp_error(kind, code, &quoted));
         cases.push(delivers("D34", format!("an inner ICMP {name} about a packet the pod sent directly goes straight to it"), &error));
     }
+    let error = Ipv4::new(B, POD.addr, protocol::ICMP, icmp_error(3, 1, &quoted));
+    cases.push(delivers("D34", "an inner ICMP error of the node itself about a packet the pod sent directly goes straight to it", &error));
     let others = Ipv4::udp(B_POD, POD.addr, b"overlay!").bytes();
     for (name, quoted) in [
         ("about another's packet", &others[..]),
