@@ -64,7 +64,7 @@ struct Need {
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Programs of the lab: name, what uses it, Debian package.
-const LAB: [(&str, &str, &[&str]); 11] = [
+const LAB: [(&str, &str, &[&str]); 12] = [
     ("ip", "the lab makes nodes, links and pods with it", &["iproute2"]),
     ("bpftool", "shows maps and programs", &["bpftool"]),
     ("iperf3", "TCP transfers of the demo and the tests", &["iperf3"]),
@@ -76,6 +76,7 @@ const LAB: [(&str, &str, &[&str]); 11] = [
     ("ps", "finds processes left behind", &["procps"]),
     ("sysctl", "per-node kernel settings", &["procps"]),
     ("iptables", "Services as kube-proxy makes them", &["iptables"]),
+    ("/usr/lib/cni/host-local", "the reference CNI plugins, in a chain with ours and beside it", &["containernetworking-plugins"]),
 ];
 
 /// Programs of `test kernels`.

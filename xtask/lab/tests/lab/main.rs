@@ -10,6 +10,7 @@ mod bench;
 mod bytes;
 mod changes;
 mod check;
+mod cni;
 mod directions;
 mod foreign_pair;
 mod harness;
@@ -38,7 +39,7 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
+    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups(), cni::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(load::trials());
     trials.extend(traces::trials());
