@@ -4,6 +4,10 @@
 //! Needs what the agent left on this node (pinned maps and programs), not the agent itself. Blocking: its callers are short-lived
 //! processes. The calling thread is to be in the node's network namespace.
 
+mod check;
+
+pub use check::Expected;
+
 use crate::datapath::{self, DatapathError, PinDir, Tables};
 use crate::model::Mac;
 use crate::netlink::{self, Namespace, Netlink, PodVeth, ethtool, steering, sysctl};

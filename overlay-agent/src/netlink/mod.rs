@@ -19,6 +19,7 @@ pub mod steering;
 pub mod sysctl;
 mod underlay;
 mod veth;
+mod veth_check;
 
 pub use error::{Error, Failure};
 pub use events::{Event, Events};
