@@ -290,7 +290,7 @@ fn take_away(pins: &PinDir, mut tables: Option<&mut Tables>, host_name: &str, ad
     let mut ifindexes = BTreeSet::from_iter(link.as_ref().map(|link| link.ifindex));
     if let Some(tables) = &mut tables {
         if let Some(address) = address {
-            ifindexes.extend(tables.pod(address)?.map(|pod| pod.ifindex));
+            tables.remove_pod(address)?;
             if link.is_none() {
                 let of_pod = tables.veths()?.into_iter().filter(|(_, veth)| veth.addr == address.octets());
                 ifindexes.extend(of_pod.map(|(ifindex, _)| ifindex));

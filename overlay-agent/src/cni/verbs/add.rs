@@ -25,6 +25,12 @@ pub(super) fn add(attachment: &Attachment) -> Result<Value, CniError> {
     let record = record(attachment, netns, inode);
     let (record, before) = match give(attachment, &node, &store, record)? {
         Reserved::New(record) => (record, false),
+        // Somebody adds what is there already: it stays as it is.
+        Reserved::Before(record) if pod::is_wired(&record.host_interface)? => {
+            let msg =
+                format!("container {} has its device {} already, behind {}", record.container_id, record.ifname, record.host_interface);
+            return Err(CniError::new(code::ALREADY_THERE, msg));
+        }
         Reserved::Before(record) => (record, true),
     };
     let request = PodRequest {
@@ -38,8 +44,6 @@ pub(super) fn add(attachment: &Attachment) -> Result<Value, CniError> {
     };
     let wired = match node.wire(&request) {
         Ok(wired) => wired,
-        // Somebody adds what is there already: it stays as it is.
-        Err(error) if before && pod::is_wired(&record.host_interface)? => return Err(error.into()),
         Err(error) => {
             take_back(attachment, &store);
             return Err(error.into());

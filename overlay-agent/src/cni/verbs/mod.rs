@@ -11,6 +11,7 @@ use super::request::Request;
 use super::spec::{CniError, Version, code};
 use crate::netlink;
 use crate::pod::PodError;
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use serde_json::Value;
 use std::error::Error;
 use std::os::unix::fs::MetadataExt as _;
@@ -68,6 +69,9 @@ impl From<StoreError> for CniError {
 fn foreign_namespace(netns: &Path) -> Result<u64, CniError> {
     let bad = |what: String| CniError::new(code::BAD_ENVIRONMENT, format!("environment variable CNI_NETNS: {what}"));
     let theirs = netns.metadata().map_err(|error| bad(format!("cannot open network namespace {}: {error}", netns.display())))?;
+    if !statfs(netns).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC) {
+        return Err(bad(format!("{} is no network namespace", netns.display())));
+    }
     let ours = Path::new(OWN_NETNS).metadata().map_err(|error| bad(format!("cannot open {OWN_NETNS}: {error}")))?;
     if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
         return Err(bad(format!("{} is the network namespace of the node itself", netns.display())));

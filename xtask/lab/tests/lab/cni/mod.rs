@@ -1,10 +1,12 @@
 //! `overlay-cni` through the real binary, as a runtime calls it.
 
 mod bed;
+mod damage;
+mod specification;
 mod traffic;
 
 use crate::harness::Group;
 
 pub(crate) fn groups() -> Vec<Group> {
-    vec![traffic::group()]
+    vec![traffic::group(), specification::group(), damage::group()]
 }
