@@ -78,6 +78,7 @@ fn values_are_checked_and_their_key_is_named() {
         (json!({ "cni.dev/valid-attachments": {} }), 7, "cni.dev/valid-attachments is {}"),
         (json!({ "cniVersion": "0.2.0" }), 1, "cniVersion is \"0.2.0\", and this plugin speaks 0.3.1, 0.4.0, 1.0.0, 1.1.0"),
         (json!({ "cniVersion": null }), 1, "cniVersion is null"),
+        (json!({ "cniVersion": 1 }), 6, "cniVersion is 1"),
     ];
     for (more, code, part) in cases {
         let (found, msg) = error(&with(&more));

@@ -1,12 +1,14 @@
 //! `overlay-cni` through the real binary, as a runtime calls it.
 
 mod bed;
+mod chains;
 mod damage;
 mod specification;
+mod stress;
 mod traffic;
 
 use crate::harness::Group;
 
 pub(crate) fn groups() -> Vec<Group> {
-    vec![traffic::group(), specification::group(), damage::group()]
+    vec![traffic::group(), specification::group(), damage::group(), chains::group(), stress::group()]
 }
