@@ -1,6 +1,6 @@
 //! Other plugins before, after, below and beside ours: Debian's reference plugins, which speak versions up to 1.0.0.
 
-use super::bed::{Box, NETWORK, address, alone, plugin, runtime, traces, unchanged};
+use super::bed::{Guest, NETWORK, address, alone, plugin, runtime, traces, unchanged};
 use crate::check::{end, reaches};
 use crate::harness::{Group, note};
 use anyhow::{Context as _, bail, ensure};
@@ -41,7 +41,7 @@ fn behind(lab: &mut Lab) -> anyhow::Result<()> {
         // Speaks nothing older.
         plugins.extend((version != "0.3.1").then(|| json!({ "type": "firewall", "backend": "iptables" })));
         let list = Conflist::new(version, NETWORK, &plugins);
-        let mut one = Box::new("cni-a")?;
+        let mut one = Guest::new("cni-a")?;
         let mapping = json!([{ "hostPort": HOST_PORT, "containerPort": PORT, "protocol": "tcp" }]);
         one.container.capabilities.insert("portMappings".to_owned(), mapping);
         let result = runtime.add(&list, &one.container).with_context(|| version.to_owned())?;
@@ -93,7 +93,7 @@ fn through_host_port(from: &Ns, node: Ipv4Addr, pod: &Ns, address: Ipv4Addr) -> 
 fn before(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let (runtime, left) = (runtime(node)?, traces(node)?);
-    let one = Box::new("cni-a")?;
+    let one = Guest::new("cni-a")?;
     let list = Conflist::new("1.0.0", NETWORK, &[json!({ "type": "loopback" }), plugin(node)]);
     let result = runtime.add(&list, &one.container)?;
     let names: Vec<_> = result["interfaces"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
@@ -126,22 +126,22 @@ fn delegated(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let (runtime, left) = (runtime(node)?, traces(node)?);
     let (list, directory) = with_host_local(lab, "10.244.1.0/24", 40, 41);
-    let boxes = ["cni-a", "cni-b", "cni-c"].map(Box::new).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    let results = boxes[..2].iter().map(|one| runtime.add(&list, &one.container)).collect::<anyhow::Result<Vec<_>>>()?;
+    let guests = ["cni-a", "cni-b", "cni-c"].map(Guest::new).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let results = guests[..2].iter().map(|one| runtime.add(&list, &one.container)).collect::<anyhow::Result<Vec<_>>>()?;
     ensure!(address(&results[0])?.octets()[3] == 40 && held(&directory).len() == 2, "{results:?}, {:?}", held(&directory));
-    let (me, other) = (boxes[0].end(node, &results[0])?, end(lab, "node-2-pod-1")?);
+    let (me, other) = (guests[0].end(node, &results[0])?, end(lab, "node-2-pod-1")?);
     reaches(&me, &other)?;
-    runtime.check(&list, &boxes[0].container, &results[0])?;
+    runtime.check(&list, &guests[0].container, &results[0])?;
     // Its words when it has none left, and its own code.
-    let error = runtime.add(&list, &boxes[2].container).err().context("a third of two addresses")?.to_string();
+    let error = runtime.add(&list, &guests[2].container).err().context("a third of two addresses")?.to_string();
     ensure!(error.contains("plugin host-local: ") && error.contains("no IP addresses available"), "{error}");
     ensure!(held(&directory).len() == 2);
     // A second ADD asks host-local for nothing, and its failure gives nothing back.
-    let error = runtime.add(&list, &boxes[0].container).err().context("ADD twice")?.to_string();
+    let error = runtime.add(&list, &guests[0].container).err().context("ADD twice")?.to_string();
     ensure!(error.contains("\"code\":100"), "{error}");
     ensure!(held(&directory).len() == 2);
-    runtime.check(&list, &boxes[0].container, &results[0])?;
-    for one in &boxes {
+    runtime.check(&list, &guests[0].container, &results[0])?;
+    for one in &guests {
         runtime.del(&list, &one.container, None)?;
         runtime.del(&list, &one.container, None)?;
     }
@@ -152,7 +152,7 @@ fn delegated(lab: &mut Lab) -> anyhow::Result<()> {
 fn delegated_and_refused(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let (runtime, left) = (runtime(node)?, traces(node)?);
-    let one = Box::new("cni-a")?;
+    let one = Guest::new("cni-a")?;
     let refused = |list: &Conflist, code: u32, part: &str| -> anyhow::Result<()> {
         let Err(error) = runtime.add(list, &one.container) else { bail!("an address no pod can have was taken") };
         ensure!(error.to_string().contains(&format!("\"code\":{code},")) && error.to_string().contains(part), "{error}");
@@ -179,7 +179,7 @@ fn bandwidth(lab: &mut Lab) -> anyhow::Result<()> {
     let (runtime, left) = (runtime(node)?, traces(node)?);
     let bandwidth = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
     let list = Conflist::new("1.0.0", NETWORK, &[plugin(node), bandwidth]);
-    let mut one = Box::new("cni-a")?;
+    let mut one = Guest::new("cni-a")?;
     let wish = json!({ "ingressRate": RATE, "ingressBurst": RATE, "egressRate": RATE, "egressBurst": RATE });
     one.container.capabilities.insert("bandwidth".to_owned(), wish);
     let result = runtime.add(&list, &one.container)?;
@@ -251,7 +251,7 @@ fn beside(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let (runtime, left) = (runtime(node)?, traces(node)?);
     let ipam = json!({ "type": "host-local", "subnet": "10.246.0.0/24", "dataDir": Path::new(sandbox::ROOT).join("ptp") });
-    let (ours, reference) = (Box::new("cni-a")?, Box::new("cni-b")?);
+    let (ours, reference) = (Guest::new("cni-a")?, Guest::new("cni-b")?);
     let ptp = json!({ "type": "ptp", "ipam": ipam });
     for scenario in &SCENARIOS {
         let one = outcome(&runtime, scenario, &ours, &plugin(node))?;
@@ -266,7 +266,7 @@ fn beside(lab: &mut Lab) -> anyhow::Result<()> {
 }
 
 /// Whether a call succeeded; else its code and message.
-fn outcome(runtime: &Runtime<'_>, scenario: &Scenario, one: &Box, plugin: &Value) -> anyhow::Result<(bool, u64, String)> {
+fn outcome(runtime: &Runtime<'_>, scenario: &Scenario, one: &Guest, plugin: &Value) -> anyhow::Result<(bool, u64, String)> {
     let (mut container, mut config) = (one.container.clone(), plugin.clone());
     config["cniVersion"] = scenario.version.into();
     config["name"] = NETWORK.into();

@@ -3,6 +3,8 @@
 mod bed;
 mod chains;
 mod damage;
+mod failing;
+mod gone;
 mod specification;
 mod stress;
 mod traffic;
@@ -10,5 +12,5 @@ mod traffic;
 use crate::harness::Group;
 
 pub(crate) fn groups() -> Vec<Group> {
-    vec![traffic::group(), specification::group(), damage::group(), chains::group(), stress::group()]
+    vec![traffic::group(), specification::group(), failing::group(), damage::group(), gone::group(), chains::group(), stress::group()]
 }

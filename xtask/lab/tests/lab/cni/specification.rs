@@ -1,6 +1,6 @@
 //! The specification's own cases: every verb in every version, what is wrong with a call, what is asked for twice.
 
-use super::bed::{Box, NETWORK, address, alone, plugin, runtime, traces, unchanged};
+use super::bed::{Guest, NETWORK, address, alone, plugin, runtime, traces, unchanged};
 use crate::harness::Group;
 use anyhow::{Context as _, ensure};
 use overlay_lab::cni::{Call, Reply};
@@ -30,7 +30,7 @@ fn every_verb(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let runtime = runtime(node)?;
     let before = traces(node)?;
-    let one = Box::new("cni-a")?;
+    let one = Guest::new("cni-a")?;
     let order = ["VERSION", "STATUS", "ADD", "CHECK", "GC", "DEL"];
     for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", "1.2.0", "2.0.0", ""] {
         let mut result = Value::Null;
@@ -73,7 +73,7 @@ fn config(node: &Node, version: &str, result: &Value) -> Value {
 
 fn results(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
-    let one = Box::new("cni-a")?;
+    let one = Guest::new("cni-a")?;
     for version in SPOKEN {
         let list = alone(node, version);
         let result = runtime(node)?.add(&list, &one.container)?;
@@ -97,7 +97,7 @@ fn results(lab: &mut Lab) -> anyhow::Result<()> {
 
 fn variables(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
-    let (runtime, before, one) = (runtime(node)?, traces(node)?, Box::new("cni-a")?);
+    let (runtime, before, one) = (runtime(node)?, traces(node)?, Guest::new("cni-a")?);
     let config = config(node, "1.1.0", &json!({}));
     let with = |verb: &str, name: &'static str, value: Option<&str>| -> anyhow::Result<Reply> {
         let mut call: Call = runtime.prepare(verb, &one.container, &config);
@@ -141,7 +141,7 @@ fn variables(lab: &mut Lab) -> anyhow::Result<()> {
 
 fn configurations(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
-    let (runtime, before, one) = (runtime(node)?, traces(node)?, Box::new("cni-a")?);
+    let (runtime, before, one) = (runtime(node)?, traces(node)?, Guest::new("cni-a")?);
     let with = |more: Value| {
         let mut config = config(node, "1.1.0", &Value::Null);
         config.as_object_mut().into_iter().for_each(|object| object.extend(more.as_object().cloned().unwrap_or_default()));
@@ -193,7 +193,7 @@ fn configurations(lab: &mut Lab) -> anyhow::Result<()> {
 fn wishes(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let runtime = runtime(node)?;
-    let (mut one, two) = (Box::new("cni-a")?, Box::new("cni-b")?);
+    let (mut one, two) = (Guest::new("cni-a")?, Guest::new("cni-b")?);
     let mut list = alone(node, "1.0.0");
     list.plugins[0]["capabilities"] = json!({ "ips": true, "mac": true, "dns": true });
     list.plugins[0]["dns"] = json!({ "nameservers": ["10.96.0.10"] });
@@ -221,7 +221,7 @@ fn wishes(lab: &mut Lab) -> anyhow::Result<()> {
 fn twice(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let (runtime, before, list) = (runtime(node)?, traces(node)?, alone(node, "1.1.0"));
-    let (one, two) = (Box::new("cni-a")?, Box::new("cni-b")?);
+    let (one, two) = (Guest::new("cni-a")?, Guest::new("cni-b")?);
     let result = runtime.add(&list, &one.container)?;
     let wired = traces(node)?;
     let refused = |container, part: &str| -> anyhow::Result<()> {
@@ -251,10 +251,10 @@ fn twice(lab: &mut Lab) -> anyhow::Result<()> {
 fn at_once(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let (runtime, before, list) = (&runtime(node)?, traces(node)?, &alone(node, "1.1.0"));
-    let boxes = (0..16).map(|number| Box::new(&format!("cni-{number}"))).collect::<anyhow::Result<Vec<_>>>()?;
+    let guests = (0..16).map(|number| Guest::new(&format!("cni-{number}"))).collect::<anyhow::Result<Vec<_>>>()?;
     // Each of 16 containers by four at once: one wins.
     let results: Vec<anyhow::Result<Value>> = thread::scope(|scope| {
-        let calls = boxes.iter().flat_map(|one| [one; 4]);
+        let calls = guests.iter().flat_map(|one| [one; 4]);
         let running: Vec<_> = calls.map(|one| scope.spawn(|| runtime.add(list, &one.container))).collect();
         running.into_iter().map(|call| call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
@@ -267,7 +267,7 @@ fn at_once(lab: &mut Lab) -> anyhow::Result<()> {
     }
     ensure!(addresses.len() == 16, "16 pods have {} addresses", addresses.len());
     thread::scope(|scope| {
-        let calls = boxes.iter().flat_map(|one| [one; 4]);
+        let calls = guests.iter().flat_map(|one| [one; 4]);
         let running: Vec<_> = calls.map(|one| scope.spawn(|| runtime.del(list, &one.container, None))).collect();
         running.into_iter().try_for_each(|call| call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;

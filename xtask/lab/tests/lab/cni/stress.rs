@@ -2,7 +2,7 @@
 //!
 //! `OVERLAY_CNI_CYCLES` says how many pods come and go; the full run has 10,000.
 
-use super::bed::{Box, alone, runtime, traces, unchanged};
+use super::bed::{Guest, alone, runtime, traces, unchanged};
 use crate::harness::{Group, note};
 use anyhow::{Context as _, ensure};
 use overlay_lab::cni::{Call, Conflist, Container, Runtime};
@@ -24,30 +24,35 @@ const WORKERS: u32 = 4;
 pub(crate) fn group() -> Group {
     Group::new("overlay-cni, stress", LabConfig { nodes: 1, ..LabConfig::default() })
         .case("200 pods come at once and go at once", parallel)
-        .case("pods come and go while processes are killed at any moment", killed)
-        .case("pods whose namespace goes in the middle of it leave nothing", |lab| cycles(lab, 60, true))
+        .case("pods come and go, processes are killed at any moment, and nothing stays", killed)
+        .case("nor does anything stay when no agent sweeps and namespaces go in the middle of it", |lab| {
+            lab.nodes[0].stop_agent()?;
+            cycles(lab, CYCLES / 3, false)?;
+            cycles(lab, CYCLES / 3, true)?;
+            lab.nodes[0].start_agent().map(drop)
+        })
 }
 
 fn parallel(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let (runtime, before, list) = (&runtime(node)?, traces(node)?, &alone(node, "1.1.0"));
-    let boxes = (0..PARALLEL).map(|number| Box::new(&format!("cni-{number}"))).collect::<anyhow::Result<Vec<_>>>()?;
+    let guests = (0..PARALLEL).map(|number| Guest::new(&format!("cni-{number}"))).collect::<anyhow::Result<Vec<_>>>()?;
     let start = Instant::now();
-    all(&boxes, |one| runtime.add(list, &one.container).map(drop))?;
+    all(&guests, |one| runtime.add(list, &one.container).map(drop))?;
     let added = start.elapsed();
-    for one in boxes.iter().step_by(20) {
+    for one in guests.iter().step_by(20) {
         ensure!(ping::once(&one.ns, node.gateway())?.is_some(), "{} does not reach its node", one.container.id);
     }
     let start = Instant::now();
-    all(&boxes, |one| runtime.del(list, &one.container, None))?;
+    all(&guests, |one| runtime.del(list, &one.container, None))?;
     note(format!("{PARALLEL} pods at once: added in {added:.1?}, deleted in {:.1?}", start.elapsed()));
     unchanged(node, &before)
 }
 
 /// The same for all at the same time.
-fn all(boxes: &[Box], work: impl Fn(&Box) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
+fn all(guests: &[Guest], work: impl Fn(&Guest) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
     thread::scope(|scope| {
-        let running: Vec<_> = boxes.iter().map(|one| scope.spawn(|| work(one))).collect();
+        let running: Vec<_> = guests.iter().map(|one| scope.spawn(|| work(one))).collect();
         running.into_iter().try_for_each(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
@@ -87,7 +92,7 @@ fn cycles(lab: &mut Lab, count: u32, vanish: bool) -> anyhow::Result<()> {
 
 /// One pod: ADD, perhaps killed; DEL, perhaps killed; DEL until it is done. Returns how many were killed.
 fn cycle(runtime: &Runtime<'_>, list: &Conflist, worker: u32, random: &mut Random, vanish: bool) -> anyhow::Result<u32> {
-    let one = Box::new(&format!("cni-{worker}"))?;
+    let one = Guest::new(&format!("cni-{worker}"))?;
     let mut container = one.container.clone();
     container.id = format!("{:016x}", random.next());
     let mut kills = u32::from(interrupted(runtime, list, "ADD", &container, random)?);
