@@ -334,14 +334,20 @@ pub fn known_names() -> Vec<String> {
     command().get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned).collect()
 }
 
-/// The known name `name` most likely means, if any is near. Finds `receive-mode` for `receiveMode`, `RECEIVE_MODE` and `recieve-mode`.
+/// The setting `name` most likely means, if any is near.
 fn nearest_name(name: &str) -> Option<String> {
+    nearest(name, known_names())
+}
+
+/// The one of the `known` names that `name` most likely means, if any is near. Finds `receive-mode` for `receiveMode`, `RECEIVE_MODE` and
+/// `recieve-mode`.
+pub(crate) fn nearest<K: AsRef<str>>(name: &str, known: impl IntoIterator<Item = K>) -> Option<K> {
     // More than a third of the letters wrong is another word.
     const NEAR: f64 = 0.66;
     let kebab = kebab_case(name);
-    known_names()
+    known
         .into_iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(&kebab, &known), known))
+        .map(|known| (strsim::normalized_damerau_levenshtein(&kebab, &kebab_case(known.as_ref())), known))
         .filter(|(similarity, _)| *similarity >= NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known)

@@ -64,7 +64,7 @@ struct Need {
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Programs of the lab: name, what uses it, Debian package.
-const LAB: [(&str, &str, &[&str]); 12] = [
+const LAB: [(&str, &str, &[&str]); 13] = [
     ("ip", "the lab makes nodes, links and pods with it", &["iproute2"]),
     ("bpftool", "shows maps and programs", &["bpftool"]),
     ("iperf3", "TCP transfers of the demo and the tests", &["iperf3"]),
@@ -77,6 +77,7 @@ const LAB: [(&str, &str, &[&str]); 12] = [
     ("sysctl", "per-node kernel settings", &["procps"]),
     ("iptables", "Services as kube-proxy makes them", &["iptables"]),
     ("nft", "the agent's masquerade, and Services as kube-proxy makes them in nftables mode", &["nftables"]),
+    ("/usr/lib/cni/host-local", "the reference CNI plugins, in a chain with ours and beside it", &["containernetworking-plugins"]),
 ];
 
 /// Programs of `test kernels`.

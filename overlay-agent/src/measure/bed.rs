@@ -175,6 +175,8 @@ impl End {
             let namespace = PathBuf::from(format!("/proc/self/fd/{}", self.pod.as_raw_fd()));
             let request = PodRequest {
                 host_name: POD_VETH,
+                title: "",
+                mac: None,
                 namespace: &namespace,
                 pod_name: POD_DEVICE,
                 address: self.place.pod,

@@ -21,6 +21,7 @@ pub mod steering;
 pub mod sysctl;
 mod underlay;
 mod veth;
+mod veth_check;
 
 pub use cable::{Cable, CableEnd};
 pub use error::{Error, Failure};

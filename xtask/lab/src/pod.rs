@@ -82,8 +82,15 @@ pub(crate) fn wire(node: &Ns, bpffs: &Path, pod: &Pod, (wirer, steer_flows): (Op
         command.args(steer_flows.then_some("--steer-flows"));
         command::run(command.arg("--bpffs").arg(bpffs).arg("--netns").arg(&namespace)).map(drop)
     } else {
-        let request =
-            PodRequest { host_name: &pod.host_interface, namespace: &namespace, pod_name: "eth0", address: pod.address, steer_flows };
+        let request = PodRequest {
+            host_name: &pod.host_interface,
+            title: &pod.name,
+            namespace: &namespace,
+            pod_name: "eth0",
+            address: pod.address,
+            mac: None,
+            steer_flows,
+        };
         node.enter(|| overlay_agent::pod::wire(bpffs, &request))?.map(drop).map_err(Into::into)
     };
     wired.with_context(|| format!("wire pod {}", pod.name))
@@ -94,7 +101,8 @@ pub(crate) fn wire(node: &Ns, bpffs: &Path, pod: &Pod, (wirer, steer_flows): (Op
 /// # Errors
 /// What `overlay_agent::pod` says.
 pub(crate) fn unwire(node: &Ns, bpffs: &Path, pod: &Pod) -> anyhow::Result<()> {
-    node.enter(|| overlay_agent::pod::unwire(bpffs, &pod.host_interface))?.with_context(|| format!("unwire pod {}", pod.name))
+    node.enter(|| overlay_agent::pod::unwire(bpffs, &pod.host_interface, Some(pod.address)))?
+        .with_context(|| format!("unwire pod {}", pod.name))
 }
 
 /// Does the same for each of many things, on as many threads as the machine has processors. The first error counts.

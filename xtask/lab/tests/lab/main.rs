@@ -10,6 +10,7 @@ mod bench;
 mod bytes;
 mod changes;
 mod check;
+mod cni;
 mod directions;
 mod foreign_pair;
 mod harness;
@@ -50,6 +51,7 @@ fn main() {
         neighbours::groups(),
         kubernetes::groups(),
         measure::groups(),
+        cni::groups(),
     ];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(load::trials());
