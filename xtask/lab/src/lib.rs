@@ -10,6 +10,7 @@ pub mod bench;
 pub mod bpf;
 pub mod capture;
 pub mod command;
+pub mod containerd;
 pub mod demo;
 pub mod foreign;
 pub mod lab;

@@ -173,7 +173,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 /// Runs a closure on a thread of its own, whose namespace may differ from the others'.
-fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 

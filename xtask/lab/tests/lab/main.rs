@@ -10,6 +10,7 @@ mod bench;
 mod bytes;
 mod changes;
 mod check;
+mod containerd;
 mod directions;
 mod foreign_pair;
 mod harness;
@@ -44,6 +45,7 @@ fn main() {
     trials.extend(traces::trials());
     trials.extend(bench::trials());
     trials.extend(bed::trials());
+    trials.extend(containerd::trials());
     let conclusion = libtest_mimic::run(&args, trials);
     harness::print_notes();
     conclusion.exit();
