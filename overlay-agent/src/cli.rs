@@ -80,12 +80,15 @@ pub struct StatusArgs {
 /// Arguments of `cleanup`.
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
-    /// The file the agent was started with; read for `state-dir` and `bpffs`
+    /// The file the agent was started with; read for the settings below
     #[arg(long, value_name = "FILE", env = "OVERLAY_CONFIG")]
     pub config: Option<PathBuf>,
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
 }
 
 /// How `status` prints.
@@ -106,6 +109,22 @@ pub struct Places {
     /// Where the agent keeps status.json and its lock [default: /run/overlay]
     #[arg(long, value_name = "DIR", help_heading = "Places")]
     pub state_dir: Option<PathBuf>,
+}
+
+/// What the agent keeps for the container runtime, and `cleanup` removes. `None`: not said.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// Write a list of plugins for the container runtime here, once the node is ready: the host's /etc/cni/net.d
+    ///
+    /// Goes with --cni-bin-dir. Without both nothing is written, and pods are not started through the overlay.
+    #[arg(long, value_name = "DIR", help_heading = "Container runtime")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Install the plugin here: the host's /opt/cni/bin
+    #[arg(long, value_name = "DIR", help_heading = "Container runtime")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// File name of the list; a runtime takes the first of its directory [default: 10-overlay.conflist]
+    #[arg(long, value_name = "NAME", value_parser = list_name, help_heading = "Container runtime")]
+    pub cni_conf_name: Option<String>,
 }
 
 /// Every setting of the agent, as flags and as keys of the configuration file. `None`: not said.
@@ -133,6 +152,9 @@ pub struct Settings {
     /// The NIC that carries the tunnel [default: the one that has this node's address]
     #[arg(long, value_name = "NIC", value_parser = interface_name, help_heading = "Tunnel")]
     pub underlay_interface: Option<String>,
+    /// Take the tunnel's settings from flannel's net-conf.json; what is set here as well wins
+    #[arg(long, value_name = "FILE", help_heading = "Tunnel")]
+    pub net_conf: Option<PathBuf>,
     /// VXLAN network identifier, the same on every node [default: 1]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=0x00ff_ffff), help_heading = "Tunnel")]
     pub vni: Option<u32>,
@@ -149,6 +171,13 @@ pub struct Settings {
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// Make the list of plugins from this one: ours, or flannel's cni-conf.json [default: ours, portmap, bandwidth]
+    #[arg(long, value_name = "FILE", help_heading = "Container runtime")]
+    pub cni_conf: Option<PathBuf>,
+
     /// Load this eBPF object instead of the one built in
     #[arg(long, value_name = "FILE", help_heading = "Places")]
     pub ebpf_object: Option<PathBuf>,
@@ -238,6 +267,16 @@ fn interface_name(text: &str) -> Result<String, String> {
     if valid { Ok(text.to_owned()) } else { Err("a NIC's name has 1 to 15 characters, without space, '/' and ':'".to_owned()) }
 }
 
+/// A name that go-cni and libcni take for a list of plugins.
+fn list_name(text: &str) -> Result<String, String> {
+    let plain = !text.contains('/') && !text.starts_with('.');
+    if plain && text.len() > ".conflist".len() && text.ends_with(".conflist") {
+        Ok(text.to_owned())
+    } else {
+        Err("a list of plugins is a file whose name ends in .conflist".to_owned())
+    }
+}
+
 fn api_server(text: &str) -> Result<String, String> {
     let example = "give it as https://192.0.2.1:6443";
     let uri: Uri = text.parse().map_err(|error| format!("{error}; {example}"))?;
@@ -284,6 +323,8 @@ mod tests {
             ("api-server", "ftp://10.0.0.1"),
             ("resync-interval", "0"),
             ("log-format", "xml"),
+            ("cni-conf-name", "10-overlay.conf"),
+            ("cni-conf-name", "../10-overlay.conflist"),
         ] {
             let result = Cli::try_parse_from(["overlay-agent", "run", &format!("--{flag}={value}")]);
             assert!(result.is_err(), "--{flag}={value} was accepted");

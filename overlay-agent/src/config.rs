@@ -2,7 +2,9 @@
 //!
 //! Reads the configuration file and the host name; touches nothing else. A `Config` that exists is usable: every value was checked.
 
-use crate::cli::{LogFormat, Places, ReceiveMode, Settings};
+use crate::cli::{LogFormat, Places, ReceiveMode, Runtime, Settings};
+use crate::flannel::{BadKey, NetConf};
+use crate::install::{DEFAULT_LIST_NAME, RuntimePlaces, Template};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args as _, FromArgMatches as _};
 use serde_saphyr::Spanned;
@@ -43,6 +45,10 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Directory of `status.json` and the lock.
     pub state_dir: PathBuf,
+    /// What is kept for the container runtime, and where.
+    pub runtime: Option<(RuntimePlaces, Template)>,
+    /// What the configuration asks for and does not get, though it does no harm.
+    pub notices: Vec<String>,
     /// eBPF object to load instead of the embedded one.
     pub ebpf_object: Option<PathBuf>,
     /// Longest time between two looks at everything.
@@ -90,9 +96,38 @@ pub enum ConfigError {
         /// One per wrong line.
         problems: Vec<Problem>,
     },
+    /// A file that a setting names cannot be used.
+    #[error("{name}: {}: {problem}", path.display())]
+    BadFile {
+        /// The setting.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: FileProblem,
+    },
+    /// Only one of the runtime's two directories is set.
+    #[error("{set} is set and {missing} is not: a list of plugins without the plugin, or the other way round, starts no pod")]
+    HalfARuntime {
+        /// The setting that is there.
+        set: &'static str,
+        /// The one that is missing.
+        missing: &'static str,
+    },
     /// The host has no name and none is configured.
     #[error("cannot tell the name of this node ({0}); set it with --node-name or NODE_NAME")]
     NoNodeName(String),
+}
+
+/// What can be wrong with a file that a setting names.
+#[derive(Debug, thiserror::Error)]
+pub enum FileProblem {
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[from] std::io::Error),
+    /// Its content.
+    #[error(transparent)]
+    Wrong(#[from] BadKey),
 }
 
 /// One wrong line of the configuration file.
@@ -159,7 +194,15 @@ impl Config {
         Self::resolve(flags.or(file), host_name)
     }
 
+    /// The files that flannel's users bring along; what they say counts where nothing else is said.
+    fn read_foreign(settings: &Settings) -> Result<(NetConf, Template), ConfigError> {
+        let net_conf = read_named("net-conf", settings.net_conf.as_deref(), NetConf::parse)?;
+        let template = read_named("cni-conf", settings.cni_conf.as_deref(), Template::parse)?;
+        Ok((net_conf, template))
+    }
+
     fn resolve(settings: Settings, host_name: impl FnOnce() -> Result<String, String>) -> Result<Self, ConfigError> {
+        let (net_conf, template) = Self::read_foreign(&settings)?;
         let node_name = match settings.node_name {
             Some(name) => name,
             None => host_name().map_err(ConfigError::NoNodeName)?,
@@ -173,12 +216,14 @@ impl Config {
             node_name,
             source,
             underlay_interface: settings.underlay_interface,
-            vni: settings.vni.unwrap_or(DEFAULT_VNI),
-            port: settings.port.unwrap_or(DEFAULT_PORT),
+            vni: settings.vni.or(net_conf.vni).unwrap_or(DEFAULT_VNI),
+            port: settings.port.or(net_conf.port).unwrap_or(DEFAULT_PORT),
             receive_mode: settings.receive_mode.unwrap_or_default(),
-            mtu: settings.mtu,
+            mtu: settings.mtu.or(net_conf.mtu),
             bpffs,
             state_dir,
+            runtime: settings.runtime.resolve()?.map(|places| (places, template)),
+            notices: net_conf.notices,
             ebpf_object: settings.ebpf_object,
             resync_interval: settings.resync_interval.map_or(DEFAULT_RESYNC_INTERVAL, |seconds| Duration::from_secs(seconds.into())),
             log_format: settings.log_format.unwrap_or_default(),
@@ -204,6 +249,32 @@ impl Places {
     }
 }
 
+impl Runtime {
+    /// Puts flags and the file the agent was started with together; flags win. For `cleanup`.
+    pub fn load(self, file: Option<&Path>) -> Result<Option<RuntimePlaces>, ConfigError> {
+        let file = file.map(read_file).transpose()?.unwrap_or_default();
+        self.or(file.runtime).resolve()
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            cni_conf_dir: self.cni_conf_dir.or(other.cni_conf_dir),
+            cni_bin_dir: self.cni_bin_dir.or(other.cni_bin_dir),
+            cni_conf_name: self.cni_conf_name.or(other.cni_conf_name),
+        }
+    }
+
+    fn resolve(self) -> Result<Option<RuntimePlaces>, ConfigError> {
+        let list_name = self.cni_conf_name.unwrap_or_else(|| DEFAULT_LIST_NAME.to_owned());
+        match (self.cni_conf_dir, self.cni_bin_dir) {
+            (Some(configurations), Some(plugins)) => Ok(Some(RuntimePlaces { configurations, plugins, list_name })),
+            (Some(_), None) => Err(ConfigError::HalfARuntime { set: "cni-conf-dir", missing: "cni-bin-dir" }),
+            (None, Some(_)) => Err(ConfigError::HalfARuntime { set: "cni-bin-dir", missing: "cni-conf-dir" }),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 impl Settings {
     /// What is said here, and what `other` says of the rest.
     fn or(self, other: Self) -> Self {
@@ -217,6 +288,9 @@ impl Settings {
             port: self.port.or(other.port),
             receive_mode: self.receive_mode.or(other.receive_mode),
             mtu: self.mtu.or(other.mtu),
+            net_conf: self.net_conf.or(other.net_conf),
+            cni_conf: self.cni_conf.or(other.cni_conf),
+            runtime: self.runtime.or(other.runtime),
             places: self.places.or(other.places),
             ebpf_object: self.ebpf_object.or(other.ebpf_object),
             resync_interval: self.resync_interval.or(other.resync_interval),
@@ -237,6 +311,14 @@ fn host_name() -> Result<String, String> {
 fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     parse_file(path, &text)
+}
+
+/// Reads a file that the setting `name` names; without one, what holds by default.
+fn read_named<T: Default>(name: &'static str, path: Option<&Path>, parse: fn(&str) -> Result<T, BadKey>) -> Result<T, ConfigError> {
+    let Some(path) = path else { return Ok(T::default()) };
+    let text = std::fs::read_to_string(path).map_err(FileProblem::from);
+    let parsed = text.and_then(|text| parse(&text).map_err(FileProblem::from));
+    parsed.map_err(|problem| ConfigError::BadFile { name, path: path.to_owned(), problem })
 }
 
 /// Reads the file through the command line's own parser: `name: value` is taken as `--name=value`.
@@ -308,14 +390,20 @@ pub fn known_names() -> Vec<String> {
     command().get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned).collect()
 }
 
-/// The known name `name` most likely means, if any is near. Finds `receive-mode` for `receiveMode`, `RECEIVE_MODE` and `recieve-mode`.
+/// The setting `name` most likely means, if any is near.
 fn nearest_name(name: &str) -> Option<String> {
+    nearest(name, known_names())
+}
+
+/// The one of the `known` names that `name` most likely means, if any is near. Finds `receive-mode` for `receiveMode`, `RECEIVE_MODE` and
+/// `recieve-mode`.
+pub(crate) fn nearest<K: AsRef<str>>(name: &str, known: impl IntoIterator<Item = K>) -> Option<K> {
     // More than a third of the letters wrong is another word.
     const NEAR: f64 = 0.66;
     let kebab = kebab_case(name);
-    known_names()
+    known
         .into_iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(&kebab, &known), known))
+        .map(|known| (strsim::normalized_damerau_levenshtein(&kebab, &kebab_case(known.as_ref())), known))
         .filter(|(similarity, _)| *similarity >= NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known)

@@ -9,6 +9,8 @@ pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod desired;
+pub mod flannel;
+pub mod install;
 pub mod model;
 pub mod netlink;
 pub mod pod;

@@ -71,7 +71,8 @@ fn show_status(args: StatusArgs) -> Result<ExitCode> {
 
 fn cleanup(args: CleanupArgs) -> Result<ExitCode> {
     let (bpffs, state_dir) = args.places.load(args.config.as_deref())?;
-    let removed = runtime()?.block_on(reconcile::cleanup::cleanup(&bpffs, &state_dir))?;
+    let places = args.runtime.load(args.config.as_deref())?;
+    let removed = runtime()?.block_on(reconcile::cleanup::cleanup(&bpffs, &state_dir, places.as_ref()))?;
     for line in &removed {
         println!("removed {line}");
     }

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use overlay_common::abi;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 /// Everything the agent tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// Nodes that are left out.
     pub rejected: Vec<RejectedNode>,
+    /// What the container runtime finds; absent until the node was ready once, or if the agent is not to put anything there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeFiles>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -81,6 +85,19 @@ pub struct ReceiveStatus {
     pub mode: String,
     /// Why this one, in a sentence.
     pub reason: String,
+}
+
+/// What the agent keeps in the container runtime's directories.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeFiles {
+    /// The list of plugins.
+    pub list: PathBuf,
+    /// The plugin.
+    pub plugin: PathBuf,
+    /// What pods cannot have on this node, and why.
+    pub notices: Vec<String>,
+    /// What keeps the runtime from using them.
+    pub problems: Vec<String>,
 }
 
 /// How packets get to a peer.
@@ -141,6 +158,7 @@ impl Status {
             receive: None,
             peers: Vec::new(),
             rejected: Vec::new(),
+            runtime: None,
             last_pass: None,
         }
     }
@@ -198,6 +216,7 @@ impl Status {
         } else if running {
             problems.push("no pass has been made yet".to_owned());
         }
+        problems.extend(self.runtime.iter().flat_map(|runtime| runtime.problems.iter().cloned()));
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems

@@ -128,6 +128,12 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
     if let Some(receive) = &status.receive {
         row("receives by", Cell::new(format!("{}: {}", receive.mode, receive.reason)));
     }
+    if let Some(runtime) = &status.runtime {
+        row("pods by", Cell::new(format!("{}, {}", runtime.list.display(), runtime.plugin.display())));
+        for notice in &runtime.notices {
+            row("notice", Cell::new(notice).fg(Color::Yellow));
+        }
+    }
     row("nodes from", source(status));
     if let Some(pass) = &status.last_pass {
         let errors = match pass.errors.len() {
