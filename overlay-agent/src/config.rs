@@ -2,9 +2,13 @@
 //!
 //! Reads the configuration file and the host name; touches nothing else. A `Config` that exists is usable: every value was checked.
 
-use crate::cli::{LogFormat, Places, ReceiveMode, Runtime, Settings};
-use crate::flannel::{BadKey, NetConf};
-use crate::install::{DEFAULT_LIST_NAME, RuntimePlaces, Template};
+mod named;
+mod runtime;
+
+pub use named::FileProblem;
+
+use crate::cli::{LogFormat, Places, ReceiveMode, Settings};
+use crate::install::{RuntimePlaces, Template};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args as _, FromArgMatches as _};
 use serde_saphyr::Spanned;
@@ -119,17 +123,6 @@ pub enum ConfigError {
     NoNodeName(String),
 }
 
-/// What can be wrong with a file that a setting names.
-#[derive(Debug, thiserror::Error)]
-pub enum FileProblem {
-    /// It cannot be read.
-    #[error("cannot be read: {0}")]
-    Unreadable(#[from] std::io::Error),
-    /// Its content.
-    #[error(transparent)]
-    Wrong(#[from] BadKey),
-}
-
 /// One wrong line of the configuration file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -194,15 +187,8 @@ impl Config {
         Self::resolve(flags.or(file), host_name)
     }
 
-    /// The files that flannel's users bring along; what they say counts where nothing else is said.
-    fn read_foreign(settings: &Settings) -> Result<(NetConf, Template), ConfigError> {
-        let net_conf = read_named("net-conf", settings.net_conf.as_deref(), NetConf::parse)?;
-        let template = read_named("cni-conf", settings.cni_conf.as_deref(), Template::parse)?;
-        Ok((net_conf, template))
-    }
-
     fn resolve(settings: Settings, host_name: impl FnOnce() -> Result<String, String>) -> Result<Self, ConfigError> {
-        let (net_conf, template) = Self::read_foreign(&settings)?;
+        let (net_conf, template) = named::read(&settings)?;
         let node_name = match settings.node_name {
             Some(name) => name,
             None => host_name().map_err(ConfigError::NoNodeName)?,
@@ -249,32 +235,6 @@ impl Places {
     }
 }
 
-impl Runtime {
-    /// Puts flags and the file the agent was started with together; flags win. For `cleanup`.
-    pub fn load(self, file: Option<&Path>) -> Result<Option<RuntimePlaces>, ConfigError> {
-        let file = file.map(read_file).transpose()?.unwrap_or_default();
-        self.or(file.runtime).resolve()
-    }
-
-    fn or(self, other: Self) -> Self {
-        Self {
-            cni_conf_dir: self.cni_conf_dir.or(other.cni_conf_dir),
-            cni_bin_dir: self.cni_bin_dir.or(other.cni_bin_dir),
-            cni_conf_name: self.cni_conf_name.or(other.cni_conf_name),
-        }
-    }
-
-    fn resolve(self) -> Result<Option<RuntimePlaces>, ConfigError> {
-        let list_name = self.cni_conf_name.unwrap_or_else(|| DEFAULT_LIST_NAME.to_owned());
-        match (self.cni_conf_dir, self.cni_bin_dir) {
-            (Some(configurations), Some(plugins)) => Ok(Some(RuntimePlaces { configurations, plugins, list_name })),
-            (Some(_), None) => Err(ConfigError::HalfARuntime { set: "cni-conf-dir", missing: "cni-bin-dir" }),
-            (None, Some(_)) => Err(ConfigError::HalfARuntime { set: "cni-bin-dir", missing: "cni-conf-dir" }),
-            (None, None) => Ok(None),
-        }
-    }
-}
-
 impl Settings {
     /// What is said here, and what `other` says of the rest.
     fn or(self, other: Self) -> Self {
@@ -311,14 +271,6 @@ fn host_name() -> Result<String, String> {
 fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     parse_file(path, &text)
-}
-
-/// Reads a file that the setting `name` names; without one, what holds by default.
-fn read_named<T: Default>(name: &'static str, path: Option<&Path>, parse: fn(&str) -> Result<T, BadKey>) -> Result<T, ConfigError> {
-    let Some(path) = path else { return Ok(T::default()) };
-    let text = std::fs::read_to_string(path).map_err(FileProblem::from);
-    let parsed = text.and_then(|text| parse(&text).map_err(FileProblem::from));
-    parsed.map_err(|problem| ConfigError::BadFile { name, path: path.to_owned(), problem })
 }
 
 /// Reads the file through the command line's own parser: `name: value` is taken as `--name=value`.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::install::DEFAULT_LIST_NAME;
 
 fn parse(text: &str) -> Result<Settings, String> {
     parse_file(Path::new("overlay.yaml"), text).map_err(|error| error.to_string())

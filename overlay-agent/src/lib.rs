@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod desired;

@@ -67,7 +67,7 @@ struct Need {
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Programs of the lab: name, what uses it, Debian package.
-const LAB: [(&str, &str, &[&str]); 15] = [
+const LAB: [(&str, &str, &[&str]); 16] = [
     ("ip", "the lab makes nodes, links and pods with it", &["iproute2"]),
     ("bpftool", "shows maps and programs", &["bpftool"]),
     ("iperf3", "TCP transfers of the demo and the tests", &["iperf3"]),
@@ -83,10 +83,8 @@ const LAB: [(&str, &str, &[&str]); 15] = [
     ("ctr", "asks it to", &["containerd"]),
     ("runc", "starts a container for it", &["runc"]),
     ("busybox", "all there is in a container", &["busybox-static"]),
+    ("/usr/lib/cni/host-local", "the reference CNI plugins, in a chain with ours and beside it", &["containernetworking-plugins"]),
 ];
-
-/// Where Debian puts the reference CNI plugins, which are on nobody's PATH.
-const PLUGINS: &str = "/usr/lib/cni";
 
 /// Programs of `test kernels`.
 const KERNELS: [(&str, &str, &[&str]); 7] = [
@@ -127,18 +125,7 @@ fn needs(purpose: Purpose) -> Vec<Need> {
                 elsewhere: "cargo install --locked bpf-linker",
             },
         ],
-        Purpose::Lab => LAB
-            .iter()
-            .map(program)
-            .chain([Need {
-                name: "portmap",
-                why: "with the other reference CNI plugins: chained to ours, and what ours is compared with",
-                present: |name| place::is_executable(&Path::new(PLUGINS).join(name)),
-                packages: &["containernetworking-plugins"],
-                crate_install: &[],
-                elsewhere: "the plugins of github.com/containernetworking/plugins, in /usr/lib/cni",
-            }])
-            .collect(),
+        Purpose::Lab => LAB.iter().map(program).collect(),
         Purpose::Kernels => KERNELS.iter().map(program).collect(),
         Purpose::Lint => vec![Need {
             name: "clippy for BPF",

@@ -111,6 +111,15 @@ fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
+/// Looking up what is not there is no error.
+fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn lpm_key(net: Ipv4Net) -> Key<abi::Ipv4> {
     Key::new(u32::from(net.prefix_len()), net.network().octets())
 }
@@ -133,6 +142,14 @@ impl Tables {
             xdp_veths: named(map::XDP_VETHS, open(map::XDP_VETHS)?.try_into())?,
             counters: named(map::COUNTERS, open(map::COUNTERS)?.try_into())?,
         })
+    }
+
+    /// Opens the maps pinned by the agent, if it has pinned them all.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for missing pins.
+    pub fn open_existing(pins: &PinDir) -> Result<Option<Self>, DatapathError> {
+        if map::ALL.iter().all(|name| pins.map(name).exists()) { Self::open(pins).map(Some) } else { Ok(None) }
     }
 
     /// The settings; all zero when they were never written.
@@ -196,6 +213,11 @@ impl Tables {
         self.pods.iter().map(|entry| named(map::PODS, entry).map(|(key, bytes)| (key.into(), transmute!(bytes)))).collect()
     }
 
+    /// The pod that has this address.
+    pub fn pod(&self, address: Ipv4Addr) -> Result<Option<abi::Pod>, DatapathError> {
+        named(map::PODS, found(self.pods.get(&address.octets(), 0))).map(|bytes| bytes.map(|bytes| transmute!(bytes)))
+    }
+
     /// Adds or replaces a pod.
     pub fn put_pod(&mut self, address: Ipv4Addr, pod: &abi::Pod) -> Result<(), DatapathError> {
         let bytes: PodBytes = transmute!(*pod);
@@ -210,6 +232,11 @@ impl Tables {
     /// What the pod behind each host-side veth may send, by ifindex.
     pub fn veths(&self) -> Result<BTreeMap<u32, abi::Veth>, DatapathError> {
         self.veths.iter().map(|entry| named(map::VETHS, entry).map(|(key, bytes)| (key, transmute!(bytes)))).collect()
+    }
+
+    /// What the pod behind a host-side veth may send.
+    pub fn veth(&self, ifindex: u32) -> Result<Option<abi::Veth>, DatapathError> {
+        named(map::VETHS, found(self.veths.get(&ifindex, 0))).map(|bytes| bytes.map(|bytes| transmute!(bytes)))
     }
 
     /// Adds or replaces a veth.

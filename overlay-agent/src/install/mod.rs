@@ -17,8 +17,7 @@ use std::path::{Path, PathBuf};
 use tracing::info;
 use watch::Watcher;
 
-/// Name of the plugin's program, and its `type` in a list.
-pub const PLUGIN: &str = "overlay-cni";
+pub use crate::cni::configuration::PLUGIN;
 /// File name of the list unless configured.
 pub const DEFAULT_LIST_NAME: &str = "10-overlay.conflist";
 /// Plugins of a runtime's configuration directory that go-cni and libcni consider, by the end of their name.

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod bench;
 pub mod bpf;
 pub mod capture;
+pub mod cni;
 pub mod command;
 pub mod containerd;
 pub mod demo;

@@ -39,12 +39,12 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Furnishes the place of a node's containerd, below `directory`, and starts it.
+    /// Furnishes the place of a node's containerd, below `directory`, and starts it. `bpffs`: what is `/sys/fs/bpf` to the plugins.
     ///
     /// # Errors
     /// It is not installed, or does not answer: the message quotes its log.
-    pub fn start(ns: &Ns, directory: &Path) -> anyhow::Result<Self> {
-        let mut containerd = Self { place: Arc::new(Place::create(ns, directory)?), daemon: None };
+    pub fn start(ns: &Ns, directory: &Path, bpffs: Option<&Path>) -> anyhow::Result<Self> {
+        let mut containerd = Self { place: Arc::new(Place::create(ns, directory, bpffs)?), daemon: None };
         containerd.resume()?;
         Ok(containerd)
     }

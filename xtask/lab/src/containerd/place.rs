@@ -1,5 +1,6 @@
 //! Where a node's containerd lives: a tmpfs of its own, and a mount namespace in which the fixed paths of its programs lead there.
 
+use crate::cni::REFERENCE_PLUGINS;
 use crate::command;
 use crate::netns::{Ns, on_thread};
 use anyhow::Context as _;
@@ -11,20 +12,24 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where Debian's containernetworking-plugins puts them.
-pub(crate) const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
-
 /// Directories of a container's file system that the runtime mounts over or a program expects.
 const ROOTFS: [&str; 7] = ["bin", "dev", "etc", "proc", "sys", "tmp", "var"];
 
-/// Fixed paths of `ctr`, go-cni and the plugins, and what stands there for a node: a directory of its place.
-const FIXED: [(&str, &str, &str); 3] = [("/etc", "cni/net.d", "cni/net.d"), ("/opt", "cni/bin", "cni/bin"), ("/var/lib", "cni", "cni/lib")];
+/// Fixed paths of `ctr`, go-cni and the plugins: a directory of the machine, what is in it, and what stands there for a node.
+const FIXED: [(&str, &[(&str, &str)]); 3] = [
+    ("/etc", &[("cni/net.d", "cni/net.d")]),
+    ("/opt", &[("cni/bin", "cni/bin")]),
+    ("/var/lib", &[("cni", "lib/cni"), ("overlay", "lib/overlay")]),
+];
 
 /// The directory of a node's containerd. Dropped, it is unmounted.
 #[derive(Debug)]
 pub struct Place {
     directory: PathBuf,
     netns: PathBuf,
+    /// The mount namespace, alive as long as this is open. Not bound to a file of its own: that fails by chance since Linux 6.18, where a
+    /// namespace made on another CPU may pass for an older one.
+    mounts: Option<File>,
 }
 
 impl Place {
@@ -32,14 +37,14 @@ impl Place {
     ///
     /// # Errors
     /// A mount fails, or busybox is not installed.
-    pub(super) fn create(ns: &Ns, directory: &Path) -> anyhow::Result<Self> {
+    pub(super) fn create(ns: &Ns, directory: &Path, bpffs: Option<&Path>) -> anyhow::Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
         // The sandbox's /run forbids what is the whole point here: to execute.
         mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::MS_NOSUID, None::<&str>)
             .with_context(|| format!("mount a tmpfs on {}", directory.display()))?;
         // From here on a failure unmounts it again.
-        let place = Self { directory: directory.to_owned(), netns: ns.path() };
-        for name in ["root", "state", "run", "cni/net.d", "cni/bin", "cni/lib"] {
+        let mut place = Self { directory: directory.to_owned(), netns: ns.path(), mounts: None };
+        for name in ["root", "state", "run", "cni/net.d", "cni/bin", "lib/cni", "lib/overlay"] {
             place.make(name)?;
         }
         place.write_config()?;
@@ -48,7 +53,7 @@ impl Place {
             let plugin = plugin?;
             symlink(plugin.path(), place.plugins().join(plugin.file_name())).context("link a reference plugin")?;
         }
-        place.make_mounts()?;
+        place.mounts = Some(place.make_mounts(bpffs)?);
         Ok(place)
     }
 
@@ -70,16 +75,23 @@ impl Place {
         self.path("cni/bin")
     }
 
+    /// Where the node's plugin keeps the addresses it gives: `/var/lib/overlay/ipam` to itself.
+    #[must_use]
+    pub fn addresses(&self) -> PathBuf {
+        self.path("lib/overlay/ipam")
+    }
+
     /// containerd's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.path("containerd.sock")
     }
 
-    /// The file that stands for the mount namespace: for `nsenter --mount`.
+    /// The file that stands for the mount namespace: for `nsenter --mount`, while the lab runs.
     #[must_use]
     pub fn mounts(&self) -> PathBuf {
-        self.path("mounts")
+        let descriptor = self.mounts.as_ref().map_or(-1, File::as_raw_fd);
+        PathBuf::from(format!("/proc/{}/fd/{descriptor}", std::process::id()))
     }
 
     /// The file system of every container.
@@ -149,13 +161,14 @@ impl Place {
         Ok(())
     }
 
-    /// Makes the mount namespace and a file that stands for it.
-    fn make_mounts(&self) -> anyhow::Result<()> {
-        let namespace = on_thread(|| -> anyhow::Result<File> {
+    /// Makes the mount namespace.
+    fn make_mounts(&self, bpffs: Option<&Path>) -> anyhow::Result<File> {
+        on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
-            for (directory, below, stand_in) in FIXED {
-                self.replace_below(Path::new(directory), below, stand_in).with_context(|| format!("replace {directory}/{below}"))?;
+            for (directory, parts) in FIXED {
+                self.replace_parts(Path::new(directory), parts).with_context(|| format!("replace parts of {directory}"))?;
             }
+            bpffs.map_or(Ok(()), |bpffs| bind(bpffs, Path::new("/sys/fs/bpf")))?;
             fs::create_dir_all("/run/containerd").context("create /run/containerd")?;
             bind(&self.path("run"), Path::new("/run/containerd"))?;
             // The sandbox's own /sys shows none. runc looks for the version of control groups here.
@@ -164,36 +177,33 @@ impl Place {
             let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
             mount(None::<&str>, target, None::<&str>, read_only, None::<&str>).context("make cgroup2 read-only")?;
             File::open("/proc/thread-self/ns/mnt").context("open the mount namespace")
-        })?;
-        let file = self.mounts();
-        File::create_new(&file).with_context(|| format!("create {}", file.display()))?;
-        // From the namespace outside: one cannot hold itself.
-        bind(&PathBuf::from(format!("/proc/self/fd/{}", namespace.as_raw_fd())), &file)
+        })
     }
 
-    /// Puts a directory of links to everything in `directory` in its place, all but `below`, which becomes this node's `stand_in`. The
-    /// machine's own directory need not have it, and is not written to.
-    fn replace_below(&self, directory: &Path, below: &str, stand_in: &str) -> anyhow::Result<()> {
+    /// Puts a directory of links to everything in `directory` in its place, all but these parts of it, which become the node's. The
+    /// machine's own directory need not have them, and is not written to.
+    fn replace_parts(&self, directory: &Path, parts: &[(&str, &str)]) -> anyhow::Result<()> {
         let name = directory.strip_prefix("/")?.to_string_lossy();
         let (original, links) = (self.make(&format!("machine/{name}"))?, self.make(&format!("links/{name}"))?);
         bind(directory, &original)?;
-        let first = below.split('/').next().unwrap_or(below);
+        let replaced: Vec<_> = parts.iter().filter_map(|(part, _)| part.split('/').next()).collect();
         for entry in fs::read_dir(&original)? {
             let entry = entry?.file_name();
-            if entry != first {
+            if !replaced.iter().any(|part| entry == *part) {
                 symlink(original.join(&entry), links.join(&entry))?;
             }
         }
-        fs::create_dir_all(links.join(below))?;
         bind(&links, directory)?;
-        bind(&self.path(stand_in), &directory.join(below))
+        parts.iter().try_for_each(|(part, stand_in)| {
+            fs::create_dir_all(directory.join(part))?;
+            bind(&self.path(stand_in), &directory.join(part))
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         // Failing is no reason to panic in a drop: the sandbox's end takes the mounts as well.
-        let _ = umount2(&self.mounts(), MntFlags::MNT_DETACH);
         let _ = umount2(&self.directory, MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.directory);
     }

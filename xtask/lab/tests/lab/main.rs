@@ -10,6 +10,7 @@ mod bench;
 mod bytes;
 mod changes;
 mod check;
+mod cni;
 mod containerd;
 mod directions;
 mod foreign_pair;
@@ -39,8 +40,9 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
+    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups(), cni::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
+    trials.extend(containerd::groups().into_iter().flat_map(harness::Group::into_trials));
     trials.extend(load::trials());
     trials.extend(traces::trials());
     trials.extend(bench::trials());
