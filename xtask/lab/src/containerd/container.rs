@@ -130,11 +130,10 @@ impl Drop for Container {
     }
 }
 
-/// `ctr run` up to the container's process: no control group, see [`super`].
+/// `ctr run` up to the container's process.
 fn run(place: &Place, id: &str, flags: &[&str]) -> Command {
     let mut command = place.ctr();
-    command.args(["run", "--cni", "--cgroup", "", "--cpu-shares", "0", "--env", "PATH=/bin", "--runc-binary"]).arg(place.path("runc"));
-    command.args(flags).arg("--rootfs").arg(place.rootfs()).arg(id);
+    command.arg("run").args(place.run_flags()).args(flags).arg(place.rootfs()).arg(id);
     command
 }
 

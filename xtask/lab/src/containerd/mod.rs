@@ -119,6 +119,17 @@ impl Containerd {
         Container::detached(&self.place, id, process)
     }
 
+    /// Its name and version.
+    ///
+    /// # Errors
+    /// As [`command::run`].
+    pub fn version(&self) -> anyhow::Result<String> {
+        let line = command::run(self.place.command("containerd").arg("--version"))?;
+        // "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1": name, module, version, revision.
+        let version = line.split_whitespace().nth(2).with_context(|| format!("no version in {line}"))?;
+        Ok(format!("containerd {version}"))
+    }
+
     /// Runs `ctr` with the words of `arguments`, split at blanks.
     ///
     /// # Errors

@@ -122,6 +122,13 @@ impl Place {
         ctr
     }
 
+    /// Flags of `ctr run` that every container of the lab has; what follows is the file system. No control group, see [`super`].
+    #[must_use]
+    pub fn run_flags(&self) -> Vec<String> {
+        let runc = format!("--runc-binary={}", self.path("runc").display());
+        ["--cni", "--cgroup=", "--cpu-shares=0", "--env=PATH=/bin", &runc, "--rootfs"].map(str::to_owned).into()
+    }
+
     fn make(&self, name: &str) -> anyhow::Result<PathBuf> {
         let path = self.path(name);
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
