@@ -5,6 +5,7 @@
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::Uri;
+use ipnet::Ipv4Net;
 use overlay_common::abi;
 use std::path::PathBuf;
 
@@ -46,7 +47,7 @@ pub enum Command {
     /// Show what the agent of this node knows and does
     #[command(after_help = STATUS_AFTER_HELP)]
     Status(StatusArgs),
-    /// Remove every trace of the agent from this node: programs, maps, pins, routes, neighbours, the overlay device
+    /// Remove every trace of the agent from this node: programs, maps, pins, routes, neighbours, packet filter rules, the overlay device
     ///
     /// Pods of this node lose the network. Stop the agent first.
     Cleanup(CleanupArgs),
@@ -168,6 +169,21 @@ pub struct Settings {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(MIN_MTU)..=65_535), help_heading = "Tunnel")]
     pub mtu: Option<u32>,
 
+    /// Give what pods send out of the cluster this node's address, as nobody outside knows theirs [default: true]
+    ///
+    /// Needs nft. What another node masquerades is that node's affair.
+    #[arg(long, value_name = "BOOL", help_heading = "Leaving the cluster")]
+    pub masquerade: Option<bool>,
+    /// Networks the pods of all nodes have their addresses from; a pod's own address is seen there
+    ///
+    /// Pods of nodes that are in the list of nodes need no mention. What this adds are pods that other nodes' networks have not been
+    /// heard of yet, or that are reached another way than through the tunnel.
+    #[arg(long, value_name = "NETWORK,…", value_delimiter = ',', value_parser = network, help_heading = "Leaving the cluster")]
+    pub cluster_cidr: Option<Vec<Ipv4Net>>,
+    /// Networks outside the cluster that see a pod's own address, because they know the way back to it
+    #[arg(long, value_name = "NETWORK,…", value_delimiter = ',', value_parser = network, help_heading = "Leaving the cluster")]
+    pub non_masquerade_cidrs: Option<Vec<Ipv4Net>>,
+
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
@@ -277,6 +293,16 @@ fn list_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// A network, as a network: an address in it would be taken for it by one reader and for itself by another.
+fn network(text: &str) -> Result<Ipv4Net, String> {
+    let net: Ipv4Net = text.trim().parse().map_err(|_| "give it as 10.0.0.0/8".to_owned())?;
+    match net.prefix_len() {
+        0 => Err("everything is in it; say masquerade: false instead".to_owned()),
+        _ if net.trunc() != net => Err(format!("its first address is {}", net.trunc())),
+        _ => Ok(net),
+    }
+}
+
 fn api_server(text: &str) -> Result<String, String> {
     let example = "give it as https://192.0.2.1:6443";
     let uri: Uri = text.parse().map_err(|error| format!("{error}; {example}"))?;
@@ -321,6 +347,11 @@ mod tests {
             ("node-name", "a\nb"),
             ("api-server", "10.0.0.1"),
             ("api-server", "ftp://10.0.0.1"),
+            ("masquerade", "maybe"),
+            ("cluster-cidr", "10.244.0.0"),
+            ("cluster-cidr", "fd00::/8"),
+            ("non-masquerade-cidrs", "10.0.0.1/8"),
+            ("non-masquerade-cidrs", "10.0.0.0/8,0.0.0.0/0"),
             ("resync-interval", "0"),
             ("log-format", "xml"),
             ("cni-conf-name", "10-overlay.conf"),

@@ -11,6 +11,7 @@ use crate::cli::{LogFormat, Places, ReceiveMode, Settings};
 use crate::install::{RuntimePlaces, Template};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args as _, FromArgMatches as _};
+use ipnet::Ipv4Net;
 use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,6 +46,10 @@ pub struct Config {
     pub receive_mode: ReceiveMode,
     /// Bytes the underlay carries, if less than the NIC's MTU.
     pub mtu: Option<u32>,
+    /// Whether what pods send out of the cluster gets this node's address.
+    pub masquerade: bool,
+    /// Networks that see a pod's own address: all pods', and those outside that know the way back.
+    pub direct: Vec<Ipv4Net>,
     /// Mount point of bpffs.
     pub bpffs: PathBuf,
     /// Directory of `status.json` and the lock.
@@ -197,6 +202,7 @@ impl Config {
             Some(path) => Source::File(path),
             None => Source::Kubernetes { kubeconfig: settings.kubeconfig, api_server: settings.api_server },
         };
+        let network = net_conf.network.map(|network| vec![network]);
         let (bpffs, state_dir) = settings.places.resolve();
         Ok(Self {
             node_name,
@@ -206,6 +212,8 @@ impl Config {
             port: settings.port.or(net_conf.port).unwrap_or(DEFAULT_PORT),
             receive_mode: settings.receive_mode.unwrap_or_default(),
             mtu: settings.mtu.or(net_conf.mtu),
+            masquerade: settings.masquerade.unwrap_or(true),
+            direct: [settings.cluster_cidr.or(network), settings.non_masquerade_cidrs].into_iter().flatten().flatten().collect(),
             bpffs,
             state_dir,
             runtime: settings.runtime.resolve()?.map(|places| (places, template)),
@@ -251,6 +259,9 @@ impl Settings {
             net_conf: self.net_conf.or(other.net_conf),
             cni_conf: self.cni_conf.or(other.cni_conf),
             runtime: self.runtime.or(other.runtime),
+            masquerade: self.masquerade.or(other.masquerade),
+            cluster_cidr: self.cluster_cidr.or(other.cluster_cidr),
+            non_masquerade_cidrs: self.non_masquerade_cidrs.or(other.non_masquerade_cidrs),
             places: self.places.or(other.places),
             ebpf_object: self.ebpf_object.or(other.ebpf_object),
             resync_interval: self.resync_interval.or(other.resync_interval),
@@ -301,13 +312,24 @@ fn check_line(name: String, value: &serde_json::Value) -> Result<String, Wrong> 
         let nearest = nearest_name(&name);
         return Err(Wrong::UnknownName { name, nearest });
     }
-    let text = match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Number(_) | serde_json::Value::Bool(_) => value.to_string(),
-        serde_json::Value::Null => {
+    let word = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Number(_) | serde_json::Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    };
+    // Where several are taken, `[a, b]` and lines with dashes say the same as `a,b`.
+    let words = match value {
+        serde_json::Value::Array(list) if takes_several(&name) => {
+            list.iter().map(word).collect::<Option<Vec<_>>>().map(|words| words.join(","))
+        }
+        one => word(one),
+    };
+    let text = match (words, value) {
+        (Some(text), _) => text,
+        (None, serde_json::Value::Null) => {
             return Err(Wrong::BadValue { name, value: "nothing".to_owned(), fix: "give it a value or remove the line".to_owned() });
         }
-        serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+        (None, _) => {
             return Err(Wrong::BadValue { name, value: value.to_string(), fix: "it takes one value".to_owned() });
         }
     };
@@ -320,6 +342,11 @@ fn check_line(name: String, value: &serde_json::Value) -> Result<String, Wrong> 
 
 fn command() -> clap::Command {
     Settings::augment_args(clap::Command::new("settings").no_binary_name(true).disable_help_flag(true).disable_version_flag(true))
+}
+
+/// Whether a setting takes a list.
+fn takes_several(name: &str) -> bool {
+    command().get_arguments().any(|argument| argument.get_long() == Some(name) && argument.get_value_delimiter().is_some())
 }
 
 fn parse_arguments(arguments: &[String]) -> Result<Settings, clap::Error> {

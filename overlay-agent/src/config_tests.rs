@@ -17,6 +17,7 @@ fn without_any_setting_the_documented_defaults_hold() {
     assert_eq!((config.vni, config.port), (1, 8472));
     assert_eq!(config.receive_mode, ReceiveMode::Auto);
     assert_eq!((config.mtu, config.underlay_interface, config.ebpf_object), (None, None, None));
+    assert_eq!((config.masquerade, config.direct), (true, Vec::new()));
     assert_eq!(config.bpffs, Path::new("/sys/fs/bpf"));
     assert_eq!(config.state_dir, Path::new("/run/overlay"));
     assert_eq!(config.resync_interval, Duration::from_secs(30));
@@ -32,6 +33,7 @@ fn what_flannels_net_conf_says_counts_where_nothing_else_is_said() {
     let settings = Settings { net_conf: Some(file.path().to_owned()), vni: Some(3), ..Settings::default() };
     let config = resolve(settings.clone());
     assert_eq!((config.vni, config.port, config.mtu), (3, 4789, Some(1400)));
+    assert_eq!(config.direct, ["10.244.0.0/16".parse().unwrap()]);
     std::fs::write(file.path(), r#"{ "Backend": { "Type": "wireguard" } }"#).unwrap();
     let error = Config::resolve(settings, || Ok(String::new())).unwrap_err().to_string();
     assert!(error.starts_with("net-conf: ") && error.contains("Backend.Type is \"wireguard\""), "{error}");
@@ -82,6 +84,9 @@ vni: 77
 port: 4789
 receive-mode: tc
 mtu: 1400
+masquerade: false
+cluster-cidr: 10.244.0.0/16
+non-masquerade-cidrs: [192.0.2.0/24, 198.51.100.0/24]
 bpffs: /bpf
 state-dir: /state
 cni-conf-dir: /net.d
@@ -107,6 +112,8 @@ log-format: json
             port: 4789,
             receive_mode: ReceiveMode::Tc,
             mtu: Some(1400),
+            masquerade: false,
+            direct: ["10.244.0.0/16", "192.0.2.0/24", "198.51.100.0/24"].map(|net| net.parse().unwrap()).into(),
             bpffs: "/bpf".into(),
             state_dir: "/state".into(),
             runtime: Some((

@@ -2,10 +2,11 @@
 //!
 //! Pure: no I/O, no clock; equal inputs give an equal result, so that a pass without news has nothing to do.
 
-use crate::model::{ClusterNode, Desired, ManagedNeighbour, NextHop, OverlayLink, Route, Topology, Underlay};
+use crate::model::{ClusterNode, Desired, Firewall, ManagedNeighbour, NextHop, OverlayLink, Route, Topology, Underlay};
 use ipnet::Ipv4Net;
 use overlay_common::abi;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// What [`desired`] is computed from.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +87,22 @@ pub fn desired(inputs: &Inputs<'_>) -> Result<Desired, DesiredError> {
         }
     }
     Ok(desired)
+}
+
+/// Multicast (RFC 5771): never routed through a translation, and a group is no destination that answers the node.
+const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
+
+/// Computes what the packet filter should do for the pods of `this` node.
+///
+/// Whatever leaves by the overlay device stays in the cluster, so other nodes' pod networks need not be listed. `direct`: what the
+/// configuration adds, in any order, overlapping or not.
+#[must_use]
+pub fn firewall(this: &ClusterNode, masquerade: bool, direct: &[Ipv4Net], port: u16) -> Firewall {
+    let all: Vec<Ipv4Net> = direct.iter().copied().chain([this.pod_cidr, MULTICAST]).collect();
+    // nft refuses a set whose elements overlap.
+    let mut direct = Ipv4Net::aggregate(&all);
+    direct.sort();
+    Firewall { masquerade, pod_cidr: this.pod_cidr, direct, port }
 }
 
 fn this_node<'a>(name: &str, topology: &'a Topology) -> Result<&'a ClusterNode, DesiredError> {

@@ -39,6 +39,22 @@ fn inputs<'a>(topology: &'a Topology, underlay: &'a Underlay) -> Inputs<'a> {
 }
 
 #[test]
+fn what_pods_reach_with_their_own_address_is_listed_once() {
+    let this = cluster_node("a", "192.0.2.1", "10.244.1.0/24");
+    let listed = |direct: &[&str]| {
+        let direct: Vec<Ipv4Net> = direct.iter().map(|net| net.parse().unwrap()).collect();
+        firewall(&this, true, &direct, 8472).direct.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&[]), ["10.244.1.0/24", "224.0.0.0/4"]);
+    assert_eq!(listed(&["10.244.0.0/16"]), ["10.244.0.0/16", "224.0.0.0/4"]);
+    assert_eq!(
+        listed(&["192.168.0.0/16", "10.0.0.0/8", "192.168.7.0/24", "10.244.0.0/16"]),
+        ["10.0.0.0/8", "192.168.0.0/16", "224.0.0.0/4"]
+    );
+    assert_eq!(listed(&["10.244.0.0/24"]), ["10.244.0.0/23", "224.0.0.0/4"]);
+}
+
+#[test]
 fn three_nodes_one_behind_a_router_one_without_a_route() {
     let cluster = topology(&[
         cluster_node("a", "192.0.2.1", "10.244.1.0/24"),

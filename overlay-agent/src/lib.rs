@@ -1,7 +1,8 @@
 //! The node agent as a library, so that the agent, the CNI plugin and the lab wire nodes and pods by the same code.
 //!
 //! The straight line: [`cluster`] → `model::Topology` → `desired` (pure) → `reconcile::plan` (pure) → actions → `reconcile::apply` →
-//! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink.
+//! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink,
+//! only [`firewall`] runs nft and iptables.
 
 pub mod cli;
 pub mod clock;
@@ -10,6 +11,7 @@ pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod desired;
+pub mod firewall;
 pub mod flannel;
 pub mod install;
 pub mod model;

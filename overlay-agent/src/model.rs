@@ -211,6 +211,22 @@ pub const POD_ROUTE_PROTOCOL: u8 = 80;
 /// Name of the overlay device.
 pub const OVERLAY_DEVICE: &str = "ovl0";
 
+/// Name of our nftables table, of family `ip`.
+pub const FIREWALL_TABLE: &str = "overlay";
+
+/// What the host's packet filter has to do for the pods of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firewall {
+    /// Whether what pods send out of the cluster gets the node's address.
+    pub masquerade: bool,
+    /// This node's pod network.
+    pub pod_cidr: Ipv4Net,
+    /// Destinations that see a pod's own address: ascending, none inside another.
+    pub direct: Vec<Ipv4Net>,
+    /// VXLAN UDP port.
+    pub port: u16,
+}
+
 /// The overlay device as it should be: vxlan in external mode, ARP off, up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverlayLink {

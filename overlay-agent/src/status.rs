@@ -10,7 +10,8 @@ pub use render::{Style, render_json, render_text};
 pub use state_dir::{LockError, StateDir, StatusError};
 
 use crate::cluster::{Health, SourceState};
-use crate::model::{ClusterNode, Mac, NeighbourState, RejectedNode, Topology, Underlay, UnderlayDevice};
+use crate::firewall;
+use crate::model::{ClusterNode, FIREWALL_TABLE, Mac, NeighbourState, RejectedNode, Topology, Underlay, UnderlayDevice};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use overlay_common::abi;
@@ -33,6 +34,9 @@ pub struct Status {
     pub underlay: Option<UnderlayStatus>,
     /// How tunnel packets are received; absent until programs are attached.
     pub receive: Option<ReceiveStatus>,
+    /// How pods' packets leave the cluster; absent until it was looked at.
+    #[serde(default)]
+    pub firewall: Option<FirewallStatus>,
     /// Every other node that is used, by name.
     pub peers: Vec<Peer>,
     /// Nodes that are left out.
@@ -100,6 +104,19 @@ pub struct RuntimeFiles {
     pub problems: Vec<String>,
 }
 
+/// How pods' packets leave the cluster, and what may stop them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirewallStatus {
+    /// Whether the configuration asks for masquerade.
+    pub masquerade: bool,
+    /// The nftables table that does it; absent: nothing does.
+    pub table: Option<String>,
+    /// Chains that would drop pods' packets but for our rules.
+    pub opened: Vec<String>,
+    /// What stops pods' packets, or may.
+    pub problems: Vec<String>,
+}
+
 /// How packets get to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -156,6 +173,7 @@ impl Status {
             source,
             underlay: None,
             receive: None,
+            firewall: None,
             peers: Vec::new(),
             rejected: Vec::new(),
             runtime: None,
@@ -188,6 +206,13 @@ impl Status {
         self.receive = Some(ReceiveStatus { mode: mode.to_owned(), reason });
     }
 
+    /// Takes in what the packet filter does. `masquerade`: what it is asked to.
+    pub fn set_firewall(&mut self, masquerade: bool, state: firewall::State) {
+        let firewall::State { masquerading, opened, problems } = state;
+        let table = masquerading.then(|| format!("ip {FIREWALL_TABLE}"));
+        self.firewall = Some(FirewallStatus { masquerade, table, opened, problems: problems.into_iter().collect() });
+    }
+
     /// Takes in a pass. One with nothing to do after one without errors is no news, and leaves the status as it was.
     pub fn record_pass(&mut self, pass: Pass) {
         let news = pass.actions > 0 || self.last_pass.as_ref().is_none_or(|last| last.errors != pass.errors);
@@ -217,6 +242,7 @@ impl Status {
             problems.push("no pass has been made yet".to_owned());
         }
         problems.extend(self.runtime.iter().flat_map(|runtime| runtime.problems.iter().cloned()));
+        problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems

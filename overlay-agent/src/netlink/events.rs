@@ -4,6 +4,7 @@
 //! changed, so that a quiet network lets it sleep: the neighbours the kernel keeps resolved go from REACHABLE to PROBE and back for
 //! ever, and a DHCP client renews its address every few minutes.
 
+use super::nftables::Changes;
 use super::route;
 use super::{Address, Error, Link, Message, Neighbour, Netlink};
 use crate::model::{Mac, POD_ROUTE_PROTOCOL};
@@ -36,6 +37,8 @@ pub enum Event {
     Route(String),
     /// A device got or lost an IPv4 address.
     Address(String),
+    /// Our nftables table, or a chain that judges forwarded packets, changed.
+    Firewall(String),
     /// Notifications were lost: everything may have changed.
     Overrun,
 }
@@ -43,7 +46,7 @@ pub enum Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Link(text) | Self::Neighbour(text) | Self::Route(text) | Self::Address(text) => f.write_str(text),
+            Self::Link(text) | Self::Neighbour(text) | Self::Route(text) | Self::Address(text) | Self::Firewall(text) => f.write_str(text),
             Self::Overrun => f.write_str("kernel notifications were lost"),
         }
     }
@@ -55,6 +58,8 @@ pub struct Events {
     netlink: Netlink,
     notifications: UnboundedReceiver<(NetlinkMessage<Message>, SocketAddr)>,
     driver: JoinHandle<()>,
+    /// `None` in a kernel without nftables, which has nothing to tell; whoever looks at the rules reports it.
+    firewall: Option<Changes>,
     known: Known,
     /// Notifications were lost and `known` has not been read anew since.
     lost: bool,
@@ -74,7 +79,8 @@ impl Netlink {
         let (mut connection, _, notifications) = rtnetlink::new_multicast_connection(&groups).map_err(Error::Socket)?;
         connection.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER).map_err(Error::Socket)?;
         let driver = tokio::spawn(connection);
-        Ok(Events { netlink: self.clone(), notifications, driver, known: Known::read(self).await?, lost: false })
+        let firewall = Changes::subscribe().await.ok();
+        Ok(Events { netlink: self.clone(), notifications, driver, firewall, known: Known::read(self).await?, lost: false })
     }
 }
 
@@ -97,7 +103,20 @@ impl Events {
                 self.lost = false;
                 return Ok(Some(Event::Overrun));
             }
-            let Some((notification, _)) = self.notifications.next().await else { return Ok(None) };
+            let firewall = async {
+                match &mut self.firewall {
+                    Some(changes) => changes.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let notification = tokio::select! {
+                notification = self.notifications.next() => notification,
+                changed = firewall => return match changed {
+                    Err(Error::Socket(_)) => Ok(None),
+                    changed => changed.map(|text| Some(Event::Firewall(text))),
+                },
+            };
+            let Some((notification, _)) = notification else { return Ok(None) };
             match notification.payload {
                 NetlinkPayload::Overrun(_) => self.lost = true,
                 NetlinkPayload::InnerMessage(message) => {

@@ -13,6 +13,7 @@ mod events;
 mod link;
 mod namespace;
 mod neighbour;
+pub mod nftables;
 mod overlay;
 mod route;
 pub mod steering;

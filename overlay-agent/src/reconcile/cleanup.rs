@@ -1,6 +1,7 @@
 //! Takes everything away that the agent and `overlay-cni` put on this node: the opposite of a pass, and of every pod's wire.
 
 use crate::datapath::{self, Direction, PinDir, Tables};
+use crate::firewall;
 use crate::install::RuntimePlaces;
 use crate::model::{OVERLAY_DEVICE, Route};
 use crate::netlink::{self, Netlink};
@@ -45,6 +46,7 @@ pub async fn cleanup(bpffs: &Path, state_dir: &Path, runtime: Option<&RuntimePla
         netlink.remove_neighbour(neighbour).await?;
         removed.push(format!("managed neighbour {}", neighbour.address));
     }
+    removed.extend(firewall::remove().await?);
     let ours = match netlink.overlay_link(OVERLAY_DEVICE).await {
         Ok(found) => found.is_some(),
         Err(netlink::Error::NameTaken { .. }) => false,

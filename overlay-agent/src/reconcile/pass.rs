@@ -6,8 +6,9 @@ use super::receive::{self, Rung};
 use crate::clock::now;
 use crate::config::Config;
 use crate::datapath::{self, Datapath, Direction, PinDir, Tables};
-use crate::desired::{Inputs, desired};
-use crate::model::{Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
+use crate::desired::{self, Inputs, desired};
+use crate::firewall::{self, FirewallError};
+use crate::model::{ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Link, Netlink};
 use crate::pod;
 use crate::status::{Pass, Status};
@@ -30,6 +31,7 @@ pub struct Node<'a> {
     overlay_ifindex: Option<u32>,
     /// The pods' veths that have this process's `from_pod`, or got it from `overlay-cni` since.
     pods_replaced: bool,
+    firewall: firewall::Keeper,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
     unattached: BTreeSet<u32>,
 }
@@ -52,6 +54,7 @@ impl<'a> Node<'a> {
             receive: None,
             overlay_ifindex: None,
             pods_replaced: false,
+            firewall: firewall::Keeper::default(),
             unattached: BTreeSet::new(),
         })
     }
@@ -66,6 +69,12 @@ impl<'a> Node<'a> {
         let mut outcome = Outcome::default();
         if let Err(error) = self.try_pass(topology, status, &mut outcome).await {
             outcome.errors.push(format!("{error:#}"));
+        }
+        // Whatever kept the rest from being done: pods that talk go on talking to the outside.
+        if let Some(this) = topology.nodes.get(&self.config.node_name)
+            && let Err(error) = self.keep_firewall(this, status, &mut outcome).await
+        {
+            outcome.errors.push(format!("packet filter: {error}"));
         }
         for error in &outcome.errors {
             warn!(error, "pass incomplete");
@@ -102,6 +111,18 @@ impl<'a> Node<'a> {
         self.attach(&underlay.device, overlay_ifindex, status, outcome)?;
         let veths = self.sweep(overlay_ifindex, outcome).await?;
         self.keep_pods(&veths, desired.link.address, outcome).await
+    }
+
+    /// Looks at the packet filter and changes what differs.
+    async fn keep_firewall(&mut self, this: &ClusterNode, status: &mut Status, outcome: &mut Outcome) -> Result<(), FirewallError> {
+        let Config { masquerade, direct, port, .. } = self.config;
+        let look = self.firewall.keep(&desired::firewall(this, *masquerade, direct, *port)).await?;
+        for change in &look.changes {
+            info!(action = %change, "apply");
+        }
+        outcome.actions += look.changes.len();
+        status.set_firewall(*masquerade, look.state);
+        Ok(())
     }
 
     /// Why there is nothing to aim at.

@@ -134,6 +134,19 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
             row("notice", Cell::new(notice).fg(Color::Yellow));
         }
     }
+    if let Some(firewall) = &status.firewall {
+        row(
+            "masquerade",
+            match (&firewall.table, firewall.masquerade) {
+                (Some(table), _) => Cell::new(format!("on, table {table}")),
+                (None, false) => Cell::new("off"),
+                (None, true) => Cell::new("asked for, and not there").fg(Color::Red),
+            },
+        );
+        if !firewall.opened.is_empty() {
+            row("pods pass", Cell::new(format!("{}, which would drop them but for our rules", firewall.opened.join(" and "))));
+        }
+    }
     row("nodes from", source(status));
     if let Some(pass) = &status.last_pass {
         let errors = match pass.errors.len() {

@@ -52,6 +52,8 @@ fn healthy() -> Status {
     status.set_cluster(&topology, Some(&underlay));
     status.set_underlay(&device, 1450);
     status.set_receive(abi::receive::TC, "asked for".to_owned());
+    let state = firewall::State { masquerading: true, opened: vec!["FORWARD of iptables-nft".to_owned()], ..firewall::State::default() };
+    status.set_firewall(true, state);
     status.record_pass(Pass { at: time(1), actions: 14, errors: Vec::new() });
     status
 }
@@ -60,6 +62,9 @@ fn degraded() -> Status {
     let mut status = healthy();
     status.source.health = Health::Failing;
     status.source.last_error = Some(SourceError { at: time(60), message: "the file is empty".to_owned() });
+    if let Some(firewall) = &mut status.firewall {
+        firewall.problems.push("chain inet firewalld filter_FORWARD stops pods".to_owned());
+    }
     status.rejected.push(RejectedNode { name: "d".to_owned(), reason: "it has no podCIDR yet".to_owned() });
     status.peers[0].next_hop_state = NeighbourState::Failed;
     status.peers[0].next_hop_mac = None;
@@ -90,6 +95,8 @@ Node
   underlay     eth0 (index 2, veth), 02:00:00:00:00:01, MTU 1500 bytes
   pod MTU      1450 bytes
   receives by  tc: asked for
+  masquerade   on, table ip overlay
+  pods pass    FORWARD of iptables-nft, which would drop them but for our rules
   nodes from   file /etc/overlay/nodes.yaml, current since 2026-01-05T08:00:00Z
   last change  2026-01-05T08:00:01Z, 14 actions, no error
   agent        version 0.1.0
@@ -116,7 +123,7 @@ fn a_degraded_status_tells_every_problem() {
     let mut counters = Counters::default();
     counters.drops.outer_src_unknown = 3;
     let text = render_text(&degraded(), false, Some(&counters), Style { colour: false });
-    assert!(text.contains("  health       degraded: 6 problems\n"), "{text}");
+    assert!(text.contains("  health       degraded: 7 problems\n"), "{text}");
     assert!(text.contains("\nDropped\n  REASON             PACKETS\n  outer_src_unknown        3\n"), "{text}");
     assert!(
         text.ends_with(
@@ -125,6 +132,7 @@ Problems
   - the agent is not running; what follows is what it last knew
   - the list of nodes cannot be followed: the file is empty
   - cannot write NODES: no memory
+  - chain inet firewalld filter_FORWARD stops pods
   - node d is left out: it has no podCIDR yet
   - node b cannot be reached: next hop 192.0.2.2 does not answer ARP
   - node c cannot be reached: this host has no route to 198.51.100.3
@@ -150,7 +158,7 @@ fn json_has_everything_and_reads_back() {
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["running"], true);
     assert_eq!(value["healthy"], false);
-    assert_eq!(value["problems"].as_array().unwrap().len(), 5);
+    assert_eq!(value["problems"].as_array().unwrap().len(), 6);
     assert_eq!(value["counters"]["flows"]["tc_decap"], serde_json::json!({ "packets": 5, "bytes": 500 }));
     assert_eq!(value["counters"]["drops"]["vni"], 2);
     assert_eq!(value["counters"]["drops"].as_object().unwrap().len(), overlay_common::reason::DropReason::ALL.len());

@@ -1,7 +1,7 @@
 //! Change notifications.
 
 use crate::neighbours::{PEER, entry};
-use crate::sandbox::{PEER_MAC, hurry_neighbours, ip, ip_all, ip_all_in, neighbourhood};
+use crate::sandbox::{PEER_MAC, hurry_neighbours, ip, ip_all, ip_all_in, neighbourhood, program};
 use anyhow::{Context, Result};
 use overlay_agent::model::ManagedNeighbour;
 use overlay_agent::netlink::{Event, Events};
@@ -111,5 +111,36 @@ pub(crate) async fn lost_notifications_are_an_overrun() -> Result<()> {
     ip("neigh del 10.0.0.9 dev up0")?;
     let event = next(&mut events).await?.to_string();
     assert!(event.contains("10.0.0.9 on up0 is no longer at 02:00:00:00:00:99"), "{event}");
+    Ok(())
+}
+
+pub(crate) async fn say_when_the_packet_filter_changed() -> Result<()> {
+    let here = neighbourhood().await?;
+    program("nft -f -", "table inet theirs { chain through { type filter hook forward priority 5; }; chain other { }; }")?;
+    let mut events = here.netlink.events().await?;
+    let steps = [
+        ("add table ip overlay\nadd chain ip overlay a\nadd rule ip overlay a accept", "table ip overlay"),
+        ("flush chain ip overlay a", "table ip overlay"),
+        ("delete table ip overlay", "table ip overlay"),
+        ("add rule inet theirs through drop", "chain inet theirs through"),
+        ("add chain inet theirs through { policy drop; }", "chain inet theirs through"),
+        ("add table ip filter\nadd chain ip filter FORWARD { type filter hook forward priority 0; }", "chain ip filter FORWARD"),
+        ("add rule ip filter FORWARD drop", "chain ip filter FORWARD"),
+        ("flush ruleset", "chain inet theirs through"),
+    ];
+    for (step, expected) in steps {
+        program("nft -f -", step)?;
+        let seen: Vec<String> = drain(&mut events).await?.iter().map(ToString::to_string).collect();
+        println!("{step}: {seen:?}");
+        assert!(seen.len() == 1 && seen[0].starts_with("nftables: ") && seen[0].contains(expected), "{step}: {seen:?}");
+    }
+    // Rules of others, of which kube-proxy writes thousands.
+    program(
+        "nft -f -",
+        "table ip nat { chain services { ip daddr 10.96.0.1 counter; }; chain out { type nat hook postrouting priority 100; }; }",
+    )?;
+    program("nft -f -", "table ip6 overlay { chain postrouting { type nat hook postrouting priority 110; }; }")?;
+    program("nft -f -", "delete table ip nat\ntable inet theirs { chain other { drop; }; }")?;
+    assert_eq!(drain(&mut events).await?, []);
     Ok(())
 }

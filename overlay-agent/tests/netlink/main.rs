@@ -1,9 +1,10 @@
-//! The netlink module on the real kernel.
+//! The netlink module, and the firewall module that needs its notifications, on the real kernel.
 //!
 //! Every case runs in network namespaces it makes itself and that are gone with it; the machine's own configuration is neither read nor
 //! changed. That needs root: without it each case is reported as ignored, with the reason.
 
 mod events;
+mod firewall;
 mod host;
 mod neighbours;
 mod overlay;
@@ -48,6 +49,13 @@ fn main() -> ExitCode {
         events::say_what_changed,
         events::are_silent_while_a_managed_neighbour_is_probed,
         events::lost_notifications_are_an_overrun,
+        events::say_when_the_packet_filter_changed,
+        firewall::the_table_is_written_once_and_found_by_the_next_agent,
+        firewall::whatever_is_done_to_the_table_is_undone,
+        firewall::pods_pass_forward_where_its_policy_is_to_drop,
+        firewall::what_cannot_be_mended_is_named,
+        firewall::removal_leaves_the_rules_as_they_were,
+        firewall::a_missing_program_is_a_problem_that_names_its_package,
         veth::a_pod_reaches_its_node_and_back_without_arp,
         veth::a_failed_wire_leaves_nothing,
         veth::removal_is_idempotent_and_takes_only_veths,

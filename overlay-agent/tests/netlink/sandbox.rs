@@ -8,9 +8,10 @@ use nix::sched::{CloneFlags, unshare};
 use overlay_agent::netlink::{Namespace, Netlink};
 use std::any::Any;
 use std::future::Future;
+use std::io::Write as _;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,17 @@ fn words(panic: &(dyn Any + Send)) -> String {
 pub(crate) fn ip(words: &str) -> Result<String> {
     let output = Command::new("ip").args(words.split_whitespace()).output().context("cannot run ip (iproute2)")?;
     ensure!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs a program with `input` as its standard input and returns what it printed.
+pub(crate) fn program(words: &str, input: &str) -> Result<String> {
+    let mut words = words.split_whitespace();
+    let name = words.next().context("no program")?;
+    let mut child = Command::new(name).args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no pipe")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8(output.stdout)?)
 }
 

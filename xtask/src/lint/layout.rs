@@ -21,7 +21,7 @@ struct Rule {
     why: &'static str,
 }
 
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
     Rule {
         within: &["overlay-agent/src"],
         except: &["overlay-agent/src/cluster"],
@@ -42,6 +42,14 @@ const RULES: [Rule; 6] = [
         words: &["rtnetlink", "netlink_packet_*", "netlink_sys", "netlink_proto"],
         crates: true,
         why: "only netlink speaks to the kernel's network configuration",
+    },
+    Rule {
+        within: &["overlay-agent/src"],
+        // A CNI plugin is run as a program by those who speak CNI: `cni` runs the IPAM plugins it is told to.
+        except: &["overlay-agent/src/firewall", "overlay-agent/src/cni", "overlay-agent/src/bin", "overlay-agent/src/main.rs"],
+        words: &["process"],
+        crates: true,
+        why: "only firewall runs programs (nft, iptables); whatever the kernel can be told directly is told by netlink and datapath",
     },
     Rule {
         within: &["overlay-agent/src/model.rs", "overlay-agent/src/desired.rs", "overlay-agent/src/reconcile/plan.rs"],
