@@ -17,6 +17,13 @@ Exit codes:
   2  wrong usage
   3  degraded: the agent is not running, a node is left out, a peer cannot be reached, or the last pass had errors";
 
+/// Exit codes of `overlay-agent cleanup`, told by its help.
+const CLEANUP_AFTER_HELP: &str = "\
+Exit codes:
+  0  removed, or nothing to remove
+  1  failed, or not wanted after all
+  2  wrong usage, or nobody there to be asked";
+
 /// Told by the help of every command with settings.
 const FILE_AFTER_HELP: &str = "\
 Every setting may also stand in the file named by --config, under the name of its flag:
@@ -49,7 +56,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Remove every trace of the agent from this node: programs, maps, pins, routes, neighbours, packet filter rules, the overlay device
     ///
-    /// Pods of this node lose the network. Stop the agent first.
+    /// Pods of this node lose the network. Stop the agent first. With --foreign nothing of the agent's is removed, and it may run.
+    #[command(after_help = CLEANUP_AFTER_HELP)]
     Cleanup(CleanupArgs),
 }
 
@@ -67,12 +75,15 @@ pub struct RunArgs {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The file the agent was started with; read for `state-dir` and `bpffs`
+    /// The file the agent was started with; read for the settings below
     #[arg(long, value_name = "FILE", env = "OVERLAY_CONFIG")]
     pub config: Option<PathBuf>,
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
     /// How to print it
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
@@ -90,6 +101,21 @@ pub struct CleanupArgs {
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub runtime: Runtime,
+    /// Remove what another network left on this node instead, after asking: devices, rules, files
+    ///
+    /// Remove the other network's own pods first (flannel's DaemonSet), or it makes everything anew. Pods that it started lose the network.
+    #[arg(long, value_name = "NETWORK")]
+    pub foreign: Option<Foreign>,
+    /// Do not ask
+    #[arg(long, requires = "foreign")]
+    pub yes: bool,
+}
+
+/// A network whose leftovers are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Foreign {
+    /// flannel with the vxlan backend.
+    Flannel,
 }
 
 /// How `status` prints.

@@ -14,6 +14,7 @@ pub mod desired;
 pub mod firewall;
 pub mod flannel;
 pub mod install;
+pub mod leftovers;
 pub mod model;
 pub mod netlink;
 pub mod pod;

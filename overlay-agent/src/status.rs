@@ -44,6 +44,9 @@ pub struct Status {
     /// What the container runtime finds; absent until the node was ready once, or if the agent is not to put anything there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeFiles>,
+    /// What another network left on this node, in a sentence: looked for when somebody asks for the status, never in the file.
+    #[serde(skip)]
+    pub leftovers: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -177,6 +180,7 @@ impl Status {
             peers: Vec::new(),
             rejected: Vec::new(),
             runtime: None,
+            leftovers: None,
             last_pass: None,
         }
     }
@@ -221,6 +225,12 @@ impl Status {
         }
     }
 
+    /// The networks of all pods of the cluster, this node's first.
+    #[must_use]
+    pub fn pod_networks(&self) -> Vec<Ipv4Net> {
+        self.node.iter().map(|node| node.pod_cidr).chain(self.peers.iter().map(|peer| peer.pod_cidr)).collect()
+    }
+
     /// Everything an operator should look at, most important first. Empty: healthy. `running`: whether the agent runs.
     #[must_use]
     pub fn problems(&self, running: bool) -> Vec<String> {
@@ -243,6 +253,7 @@ impl Status {
         }
         problems.extend(self.runtime.iter().flat_map(|runtime| runtime.problems.iter().cloned()));
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
+        problems.extend(self.leftovers.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems

@@ -3,13 +3,20 @@
 use super::{ConfigError, read_file};
 use crate::cli::Runtime;
 use crate::install::{DEFAULT_LIST_NAME, RuntimePlaces};
-use std::path::Path;
+use crate::leftovers::DEFAULT_LISTS;
+use std::path::{Path, PathBuf};
 
 impl Runtime {
     /// Puts flags and the file the agent was started with together; flags win. For `cleanup`.
     pub fn load(self, file: Option<&Path>) -> Result<Option<RuntimePlaces>, ConfigError> {
         let file = file.map(read_file).transpose()?.unwrap_or_default();
         self.or(file.runtime).resolve()
+    }
+
+    /// Where the runtime has its lists of plugins: as set, or where runtimes have them. For `status` and `cleanup --foreign`.
+    pub fn lists(self, file: Option<&Path>) -> Result<PathBuf, ConfigError> {
+        let file = file.map(read_file).transpose()?.unwrap_or_default();
+        Ok(self.or(file.runtime).cni_conf_dir.unwrap_or_else(|| DEFAULT_LISTS.into()))
     }
 
     pub(super) fn or(self, other: Self) -> Self {

@@ -16,6 +16,7 @@ mod directions;
 mod foreign_pair;
 mod harness;
 mod kubernetes;
+mod leftovers;
 mod load;
 mod mtu;
 mod neighbours;
@@ -42,7 +43,7 @@ fn main() {
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
     let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups(), cni::groups()];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
-    trials.extend(containerd::groups().into_iter().flat_map(harness::Group::into_trials));
+    trials.extend([containerd::groups(), leftovers::groups()].into_iter().flatten().flat_map(harness::Group::into_trials));
     trials.extend(load::trials());
     trials.extend(traces::trials());
     trials.extend(bench::trials());
