@@ -4,6 +4,10 @@
 //! Needs what the agent left on this node (pinned maps and programs), not the agent itself. Blocking: its callers are short-lived
 //! processes. The calling thread is to be in the node's network namespace.
 
+mod check;
+
+pub use check::Expected;
+
 use crate::datapath::{self, DatapathError, PinDir, Tables};
 use crate::model::Mac;
 use crate::netlink::{self, Namespace, Netlink, PodVeth, ethtool, steering, sysctl};
@@ -286,7 +290,7 @@ fn take_away(pins: &PinDir, mut tables: Option<&mut Tables>, host_name: &str, ad
     let mut ifindexes = BTreeSet::from_iter(link.as_ref().map(|link| link.ifindex));
     if let Some(tables) = &mut tables {
         if let Some(address) = address {
-            ifindexes.extend(tables.pod(address)?.map(|pod| pod.ifindex));
+            tables.remove_pod(address)?;
             if link.is_none() {
                 let of_pod = tables.veths()?.into_iter().filter(|(_, veth)| veth.addr == address.octets());
                 ifindexes.extend(of_pod.map(|(ifindex, _)| ifindex));

@@ -237,3 +237,7 @@ pub(super) fn is_identifier(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
+
+#[cfg(test)]
+#[path = "configuration_tests.rs"]
+mod tests;

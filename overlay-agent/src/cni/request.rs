@@ -275,3 +275,7 @@ impl Key {
         format!("pod{:012x}", self.hash() >> 16)
     }
 }
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

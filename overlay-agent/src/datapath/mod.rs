@@ -10,7 +10,9 @@ mod pins;
 mod privileges;
 mod tables;
 
-pub use attach::{Direction, Hook, attach_pinned_to_pod, detach_filter, detach_from_pod, redirects_whole_frames};
+pub use attach::{
+    Direction, Hook, attach_pinned_to_pod, detach_filter, detach_from_pod, filter, is_attached_to_pod, redirects_whole_frames,
+};
 pub use load::{Datapath, is_built_in};
 pub use log::forward_logs;
 pub use pins::PinDir;

@@ -20,6 +20,7 @@ pub mod steering;
 pub mod sysctl;
 mod underlay;
 mod veth;
+mod veth_check;
 
 pub use error::{Error, Failure};
 pub use events::{Event, Events};

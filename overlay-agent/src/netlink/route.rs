@@ -160,7 +160,7 @@ impl Netlink {
         Ok(self.links().await?.into_iter().map(|link| (link.ifindex, link.name)).collect())
     }
 
-    async fn dump_routes(&self, request: RouteMessage) -> Result<Vec<RouteMessage>, Failure> {
+    pub(super) async fn dump_routes(&self, request: RouteMessage) -> Result<Vec<RouteMessage>, Failure> {
         self.dump(Message::GetRoute(request), |part| match part {
             Message::NewRoute(route) => Some(route),
             _ => None,

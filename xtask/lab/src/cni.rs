@@ -253,15 +253,24 @@ impl Reply {
         Ok(())
     }
 
-    /// The error object of a call that was to fail: code and message.
+    /// The error object of a call that was to fail: code and message, with its version as the specification wants it.
     ///
     /// # Errors
     /// The plugin succeeded, or printed something else.
     pub fn error(&self) -> anyhow::Result<(u64, String)> {
+        let object: Value = serde_json::from_str(&self.stdout).with_context(|| self.to_string())?;
+        ensure!(object["cniVersion"].is_string(), "an error without version: {self}");
+        self.failure()
+    }
+
+    /// The same as reference plugins have it, which tell no version.
+    ///
+    /// # Errors
+    /// As [`Self::error`].
+    pub fn failure(&self) -> anyhow::Result<(u64, String)> {
         ensure!(self.exit.is_some_and(|code| code != 0), "no failure: {self}");
         let object: Value = serde_json::from_str(&self.stdout).with_context(|| self.to_string())?;
         let (Some(code), Some(msg)) = (object["code"].as_u64(), object["msg"].as_str()) else { bail!("no error object: {self}") };
-        ensure!(object["cniVersion"].is_string(), "an error without version: {self}");
         Ok((code, format!("{msg} {}", object["details"].as_str().unwrap_or_default()).trim_end().to_owned()))
     }
 }

@@ -3,7 +3,7 @@
 //! A lock is a byte of `lock` (`F_OFD_SETLKW`): the first is the store's, one of the others stands for a device, by hash. Two devices that
 //! share a byte wait for each other and no more. The kernel drops a lock with the process, however that ends, and no file is left behind.
 
-use super::store::{StoreError, failed};
+use super::error::{StoreError, failed};
 use crate::cni::request::Key;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};

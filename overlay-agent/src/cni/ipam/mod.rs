@@ -5,12 +5,14 @@
 //! another plugin instead. Nothing here touches devices or maps.
 
 pub mod delegate;
+mod error;
 mod lock;
 mod ranges;
 mod record;
 mod store;
 
+pub use error::StoreError;
 pub use lock::AttachmentLock;
 pub use ranges::{AddressRange, BadRange, Pool, PoolError};
 pub use record::PodRecord;
-pub use store::{Choice, Reserved, Store, StoreError};
+pub use store::{Choice, Reserved, Store};

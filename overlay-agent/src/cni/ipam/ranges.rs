@@ -83,7 +83,7 @@ impl Pool {
         for range in sorted {
             match ranges.last_mut() {
                 Some(before) if range.first.to_bits() <= before.last.to_bits().saturating_add(1) => {
-                    before.last = before.last.max(range.last)
+                    before.last = before.last.max(range.last);
                 }
                 _ => ranges.push(range),
             }

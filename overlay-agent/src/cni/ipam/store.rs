@@ -8,13 +8,14 @@
 //! Order: a record is written before anything of its pod is made, and removed when nothing is left. Whatever moment a process is killed
 //! at, what it made has a record, by which DEL, GC or the agent's sweep takes it back.
 
+use super::error::failed;
 use super::lock::{AttachmentLock, StoreLock};
-use super::{PodRecord, Pool};
+use super::{PodRecord, Pool, StoreError};
 use crate::cni::request::Key;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -32,55 +33,6 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 #[derive(Clone, Debug)]
 pub struct Store {
     directory: PathBuf,
-}
-
-/// The records cannot be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file operation failed.
-    #[error("cannot {what} {}: {source}", path.display())]
-    Io {
-        /// The operation.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file is not what this plugin writes.
-    #[error("{} cannot be understood ({reason}); if no plugin of another version wrote it, drain this node and remove the file", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Every address is given.
-    #[error(
-        "no address is free: {size} there are to give, {given} of them are given to pods ({recorded} pods on this node in all) and {foreign} \
-         used by pods this plugin did not add; an address becomes free when a pod goes"
-    )]
-    Exhausted {
-        /// Addresses there are.
-        size: usize,
-        /// Of those, given.
-        given: usize,
-        /// Records in the store.
-        recorded: usize,
-        /// Addresses that are not given and in use nevertheless.
-        foreign: usize,
-    },
-    /// The address asked for is not one to give.
-    #[error("address {0} is not one this node gives to pods")]
-    NotOurs(Ipv4Addr),
-    /// The address asked for is in use.
-    #[error("address {address} is in use by {by}")]
-    Taken {
-        /// The address.
-        address: Ipv4Addr,
-        /// The pod, or what is known of it.
-        by: String,
-    },
 }
 
 /// Which address a pod shall have.
@@ -335,11 +287,6 @@ impl PodRecord {
     fn is(&self, key: &Key) -> bool {
         self.container_id == key.container_id && self.ifname == key.ifname
     }
-}
-
-/// Names a file operation that failed.
-pub(super) fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
-    move |source| StoreError::Io { what, path: path.to_owned(), source }
 }
 
 /// The id of this boot.

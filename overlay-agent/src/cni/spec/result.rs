@@ -108,3 +108,7 @@ impl Attached {
         serde_json::to_value(self)
     }
 }
+
+#[cfg(test)]
+#[path = "result_tests.rs"]
+mod tests;

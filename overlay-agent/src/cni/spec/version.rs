@@ -38,9 +38,12 @@ impl Version {
     /// The version of a configuration, whose `cniVersion` this is.
     ///
     /// # Errors
-    /// Code 1: it is another one, or there is none: which the specification takes for 0.1.0.
+    /// Code 1: it is another one, or there is none: which the specification takes for 0.1.0. Code 6: it is no text.
     pub fn of(written: Option<&Value>) -> Result<Self, CniError> {
         let named = written.and_then(Value::as_str);
+        if let Some(value) = written.filter(|value| named.is_none() && !value.is_null()) {
+            return Err(CniError::new(code::DECODE, format!("cniVersion is {value}, and not a text like \"1.0.0\"")));
+        }
         named.and_then(|text| Self::ALL.into_iter().find(|version| version.name() == text)).ok_or_else(|| {
             let found = written.map_or_else(|| "none".to_owned(), ToString::to_string);
             let known = Self::ALL.map(Self::name).join(", ");

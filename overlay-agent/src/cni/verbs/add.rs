@@ -1,6 +1,6 @@
 //! ADD: an address, a record of the pod, the wire; undone in reverse when a step fails.
 
-use super::sentence;
+use super::{foreign_namespace, sentence};
 use crate::clock;
 use crate::cni::configuration::Ipam;
 use crate::cni::ipam::{Choice, PodRecord, Pool, Reserved, Store, delegate};
@@ -10,12 +10,8 @@ use crate::netlink::POD_GATEWAY;
 use crate::pod::{self, Node, PodRequest, Wired};
 use serde_json::{Map, Value};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use tracing::warn;
-
-/// The network namespace of this process.
-const OWN_NETNS: &str = "/proc/self/ns/net";
 
 /// Wires a container.
 pub(super) fn add(attachment: &Attachment) -> Result<Value, CniError> {
@@ -29,6 +25,12 @@ pub(super) fn add(attachment: &Attachment) -> Result<Value, CniError> {
     let record = record(attachment, netns, inode);
     let (record, before) = match give(attachment, &node, &store, record)? {
         Reserved::New(record) => (record, false),
+        // Somebody adds what is there already: it stays as it is.
+        Reserved::Before(record) if pod::is_wired(&record.host_interface)? => {
+            let msg =
+                format!("container {} has its device {} already, behind {}", record.container_id, record.ifname, record.host_interface);
+            return Err(CniError::new(code::ALREADY_THERE, msg));
+        }
         Reserved::Before(record) => (record, true),
     };
     let request = PodRequest {
@@ -42,8 +44,6 @@ pub(super) fn add(attachment: &Attachment) -> Result<Value, CniError> {
     };
     let wired = match node.wire(&request) {
         Ok(wired) => wired,
-        // Somebody adds what is there already: it stays as it is.
-        Err(error) if before && pod::is_wired(&record.host_interface)? => return Err(error.into()),
         Err(error) => {
             take_back(attachment, &store);
             return Err(error.into());
@@ -63,17 +63,6 @@ pub(super) fn add(attachment: &Attachment) -> Result<Value, CniError> {
         }
         take_back(attachment, &store);
     })
-}
-
-/// The inode of the container's namespace, which is not the node's own: its pods would be wired to themselves.
-fn foreign_namespace(netns: &Path) -> Result<u64, CniError> {
-    let bad = |what: String| CniError::new(code::BAD_ENVIRONMENT, format!("environment variable CNI_NETNS: {what}"));
-    let theirs = netns.metadata().map_err(|error| bad(format!("cannot open network namespace {}: {error}", netns.display())))?;
-    let ours = Path::new(OWN_NETNS).metadata().map_err(|error| bad(format!("cannot open {OWN_NETNS}: {error}")))?;
-    if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
-        return Err(bad(format!("{} is the network namespace of the node itself", netns.display())));
-    }
-    Ok(theirs.ino())
 }
 
 /// What will be kept of the pod; its address is still to be chosen.

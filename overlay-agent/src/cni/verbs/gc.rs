@@ -24,7 +24,7 @@ pub(super) fn gc(network: &Network) -> Result<(), CniError> {
         let key = pod.key();
         match store.try_lock(&key) {
             Ok(None) => {}
-            Ok(Some(lock)) => errors.extend(del::remove(&config.bpffs, &store, &key, Ok(lock)).err()),
+            Ok(Some(_lock)) => errors.extend(del::remove(&config.bpffs, &store, &key, store.find(&key)).err()),
             Err(error) => errors.push(error.into()),
         }
     }

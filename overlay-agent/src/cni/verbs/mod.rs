@@ -11,8 +11,14 @@ use super::request::Request;
 use super::spec::{CniError, Version, code};
 use crate::netlink;
 use crate::pod::PodError;
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use serde_json::Value;
 use std::error::Error;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// The network namespace of this process.
+const OWN_NETNS: &str = "/proc/self/ns/net";
 
 /// Does what the runtime asks for; returns what there is to print.
 ///
@@ -57,6 +63,20 @@ impl From<StoreError> for CniError {
         };
         Self::new(code, error.to_string())
     }
+}
+
+/// The inode of the container's namespace, which is not the node's own: a wire would lead from the node to itself.
+fn foreign_namespace(netns: &Path) -> Result<u64, CniError> {
+    let bad = |what: String| CniError::new(code::BAD_ENVIRONMENT, format!("environment variable CNI_NETNS: {what}"));
+    let theirs = netns.metadata().map_err(|error| bad(format!("cannot open network namespace {}: {error}", netns.display())))?;
+    if !statfs(netns).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC) {
+        return Err(bad(format!("{} is no network namespace", netns.display())));
+    }
+    let ours = Path::new(OWN_NETNS).metadata().map_err(|error| bad(format!("cannot open {OWN_NETNS}: {error}")))?;
+    if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
+        return Err(bad(format!("{} is the network namespace of the node itself", netns.display())));
+    }
+    Ok(theirs.ino())
 }
 
 /// An error and what it comes from, in one sentence.

@@ -1,6 +1,7 @@
 //! What the cases share: pods that only have a namespace, the plugin's configuration on a node, and a look at everything it may leave.
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use overlay_agent::datapath::{PinDir, Tables};
 use overlay_lab::bpf;
 use overlay_lab::cni::{Conflist, Container, Runtime, overlay};
 use overlay_lab::lab::{Endpoint, Role};
@@ -16,12 +17,12 @@ use std::path::PathBuf;
 pub(crate) const NETWORK: &str = "pods";
 
 /// A container with a namespace of its own.
-pub(crate) struct Box {
+pub(crate) struct Guest {
     pub(crate) ns: Ns,
     pub(crate) container: Container,
 }
 
-impl Box {
+impl Guest {
     /// A container on a node, wired to nothing yet.
     pub(crate) fn new(name: &str) -> anyhow::Result<Self> {
         let ns = Ns::create(name)?;
@@ -97,4 +98,28 @@ pub(crate) fn unchanged(node: &Node, before: &BTreeSet<String>) -> anyhow::Resul
     let (new, gone): (Vec<_>, Vec<_>) = (after.difference(before).collect(), before.difference(&after).collect());
     ensure!(new.is_empty() && gone.is_empty(), "left on {}: {new:?}; gone from it: {gone:?}", node.name);
     Ok(())
+}
+
+/// The error object an ADD must end with.
+pub(crate) fn refused(runtime: &Runtime<'_>, list: &Conflist, one: &Guest, code: u64, part: &str) -> anyhow::Result<()> {
+    let Err(error) = runtime.add(list, &one.container) else { bail!("ADD succeeded, and had to fail with {code}: {part}") };
+    let text = error.to_string();
+    ensure!(text.contains(&format!("\"code\":{code},")) && text.contains(part), "expected {code} with {part:?}: {text}");
+    Ok(())
+}
+
+/// The maps of a node, to be damaged.
+pub(crate) fn tables(node: &Node) -> anyhow::Result<Tables> {
+    Ok(Tables::open(&PinDir::new(&node.config.bpffs))?)
+}
+
+/// Name of the node's end of a wire, by the result that made it.
+pub(crate) fn host(result: &Value) -> &str {
+    result["interfaces"][0]["name"].as_str().unwrap_or_default()
+}
+
+/// Its index.
+pub(crate) fn ifindex(node: &Node, result: &Value) -> anyhow::Result<u32> {
+    let link: Value = serde_json::from_str(&node.ns.ip(&format!("-json link show dev {}", host(result)))?)?;
+    link[0]["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok()).context("no index")
 }
