@@ -26,6 +26,13 @@ Needs CAP_SYS_ADMIN beside the agent's own capabilities: network namespaces take
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
+/// Exit codes of `overlay-agent cleanup`, told by its help.
+const CLEANUP_AFTER_HELP: &str = "\
+Exit codes:
+  0  removed, or nothing to remove
+  1  failed, or not wanted after all
+  2  wrong usage, or nobody there to be asked";
+
 /// Told by the help of every command with settings.
 const FILE_AFTER_HELP: &str = "\
 Every setting may also stand in the file named by --config, under the name of its flag:
@@ -64,7 +71,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Remove every trace of the agent from this node: programs, maps, pins, routes, neighbours, packet filter rules, the overlay device
     ///
-    /// Pods of this node lose the network. Stop the agent first.
+    /// Pods of this node lose the network. Stop the agent first. With --foreign nothing of the agent's is removed, and it may run.
+    #[command(after_help = CLEANUP_AFTER_HELP)]
     Cleanup(CleanupArgs),
 }
 
@@ -82,12 +90,15 @@ pub struct RunArgs {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The file the agent was started with; read for `state-dir` and `bpffs`
+    /// The file the agent was started with; read for the settings below
     #[arg(long, value_name = "FILE", env = "OVERLAY_CONFIG")]
     pub config: Option<PathBuf>,
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
     /// How to print it
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
@@ -116,12 +127,30 @@ pub struct MeasureArgs {
 /// Arguments of `cleanup`.
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
-    /// The file the agent was started with; read for `state-dir` and `bpffs`
+    /// The file the agent was started with; read for the settings below
     #[arg(long, value_name = "FILE", env = "OVERLAY_CONFIG")]
     pub config: Option<PathBuf>,
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// Remove what another network left on this node instead, after asking: devices, rules, files
+    ///
+    /// Remove the other network's own pods first (flannel's DaemonSet), or it makes everything anew. Pods that it started lose the network.
+    #[arg(long, value_name = "NETWORK")]
+    pub foreign: Option<Foreign>,
+    /// Do not ask
+    #[arg(long, requires = "foreign")]
+    pub yes: bool,
+}
+
+/// A network whose leftovers are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Foreign {
+    /// flannel with the vxlan backend.
+    Flannel,
 }
 
 /// How `status` prints.
@@ -142,6 +171,22 @@ pub struct Places {
     /// Where the agent keeps status.json and its lock [default: /run/overlay]
     #[arg(long, value_name = "DIR", help_heading = "Places")]
     pub state_dir: Option<PathBuf>,
+}
+
+/// What the agent keeps for the container runtime, and `cleanup` removes. `None`: not said.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// Write a list of plugins for the container runtime here, once the node is ready: the host's /etc/cni/net.d
+    ///
+    /// Goes with --cni-bin-dir. Without both nothing is written, and pods are not started through the overlay.
+    #[arg(long, value_name = "DIR", help_heading = "Container runtime")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Install the plugin here: the host's /opt/cni/bin
+    #[arg(long, value_name = "DIR", help_heading = "Container runtime")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// File name of the list; a runtime takes the first of its directory [default: 10-overlay.conflist]
+    #[arg(long, value_name = "NAME", value_parser = list_name, help_heading = "Container runtime")]
+    pub cni_conf_name: Option<String>,
 }
 
 /// Every setting of the agent, as flags and as keys of the configuration file. `None`: not said.
@@ -169,6 +214,9 @@ pub struct Settings {
     /// The NIC that carries the tunnel [default: the one that has this node's address]
     #[arg(long, value_name = "NIC", value_parser = interface_name, help_heading = "Tunnel")]
     pub underlay_interface: Option<String>,
+    /// Take the tunnel's settings from flannel's net-conf.json; what is set here as well wins
+    #[arg(long, value_name = "FILE", help_heading = "Tunnel")]
+    pub net_conf: Option<PathBuf>,
     /// VXLAN network identifier, the same on every node [default: 1]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=0x00ff_ffff), help_heading = "Tunnel")]
     pub vni: Option<u32>,
@@ -200,6 +248,13 @@ pub struct Settings {
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// Make the list of plugins from this one: ours, or flannel's cni-conf.json [default: ours, portmap, bandwidth]
+    #[arg(long, value_name = "FILE", help_heading = "Container runtime")]
+    pub cni_conf: Option<PathBuf>,
+
     /// Load this eBPF object instead of the one built in
     #[arg(long, value_name = "FILE", help_heading = "Places")]
     pub ebpf_object: Option<PathBuf>,
@@ -289,6 +344,16 @@ fn interface_name(text: &str) -> Result<String, String> {
     if valid { Ok(text.to_owned()) } else { Err("a NIC's name has 1 to 15 characters, without space, '/' and ':'".to_owned()) }
 }
 
+/// A name that go-cni and libcni take for a list of plugins.
+fn list_name(text: &str) -> Result<String, String> {
+    let plain = !text.contains('/') && !text.starts_with('.');
+    if plain && text.len() > ".conflist".len() && text.ends_with(".conflist") {
+        Ok(text.to_owned())
+    } else {
+        Err("a list of plugins is a file whose name ends in .conflist".to_owned())
+    }
+}
+
 /// A network, as a network: an address in it would be taken for it by one reader and for itself by another.
 fn network(text: &str) -> Result<Ipv4Net, String> {
     let net: Ipv4Net = text.trim().parse().map_err(|_| "give it as 10.0.0.0/8".to_owned())?;
@@ -350,6 +415,8 @@ mod tests {
             ("non-masquerade-cidrs", "10.0.0.0/8,0.0.0.0/0"),
             ("resync-interval", "0"),
             ("log-format", "xml"),
+            ("cni-conf-name", "10-overlay.conf"),
+            ("cni-conf-name", "../10-overlay.conflist"),
         ] {
             let result = Cli::try_parse_from(["overlay-agent", "run", &format!("--{flag}={value}")]);
             assert!(result.is_err(), "--{flag}={value} was accepted");

@@ -194,6 +194,9 @@ fn agent_accepts_its_command_line_and_its_configuration() {
     assert_eq!(host_path(&pod, &agent, bpffs).as_deref(), Some("/sys/fs/bpf"));
     let state_dir = config.state_dir.to_str().unwrap();
     assert_eq!(host_path(&pod, &agent, state_dir).as_deref(), Some(state_dir), "the state directory is the host's, under the same name");
+    let (runtime, _) = config.runtime.expect("pods are to be started");
+    assert_eq!(host_path(&pod, &agent, runtime.configurations.to_str().unwrap()).as_deref(), Some("/etc/cni/net.d"));
+    assert_eq!(host_path(&pod, &agent, runtime.plugins.to_str().unwrap()).as_deref(), Some("/opt/cni/bin"));
 }
 
 #[test]

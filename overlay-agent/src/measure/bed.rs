@@ -218,6 +218,8 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
         // Nothing leaves the scratch nodes.
         masquerade: false,
         direct: Vec::new(),
+        runtime: None,
+        notices: Vec::new(),
         bpffs: bpffs.to_owned(),
         state_dir: PathBuf::new(),
         ebpf_object: None,

@@ -129,6 +129,12 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
     if let Some(receive) = &status.receive {
         row("receives by", Cell::new(format!("{}: {}", receive.mode, receive.reason)));
     }
+    if let Some(runtime) = &status.runtime {
+        row("pods by", Cell::new(format!("{}, {}", runtime.list.display(), runtime.plugin.display())));
+        for notice in &runtime.notices {
+            row("notice", Cell::new(notice).fg(Color::Yellow));
+        }
+    }
     if let Some(firewall) = &status.firewall {
         row(
             "masquerade",

@@ -11,6 +11,7 @@ pub mod bpf;
 pub mod capture;
 pub mod cni;
 pub mod command;
+pub mod containerd;
 pub mod demo;
 pub mod foreign;
 pub mod lab;

@@ -1,6 +1,6 @@
 //! `overlay-cni` through the real binary, as a runtime calls it.
 
-mod bed;
+pub(crate) mod bed;
 mod chains;
 mod damage;
 mod failing;
