@@ -78,7 +78,8 @@ impl Containerd {
         Ok(())
     }
 
-    /// Stops the daemon as the machine's init does; containers run on.
+    /// Stops the daemon as the machine's init does; containers run on. A `ctr` that stays with one takes its network away when it loses the
+    /// daemon: only detached containers keep theirs.
     ///
     /// # Errors
     /// It does not run.
@@ -86,7 +87,7 @@ impl Containerd {
         self.end(Signal::SIGTERM)
     }
 
-    /// Kills the daemon; containers run on.
+    /// Kills the daemon; otherwise as [`Self::stop`].
     ///
     /// # Errors
     /// It does not run.

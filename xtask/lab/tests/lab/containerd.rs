@@ -52,6 +52,7 @@ pub(crate) fn groups() -> Vec<Group> {
         .case("containers start while the agent is away", agent_away)
         .case("containers outlive containerd, and more can be started", containerd_restarts)
         .case("the list of plugins and the plugin are put back within a second", put_back)
+        .case("a node configured with flannel's own two files starts containers", flannels_files)
         .case("cleanup takes the list and the plugin", cleaned_up);
     vec![group]
 }
@@ -162,6 +163,9 @@ fn agent_away(lab: &mut Lab) -> anyhow::Result<()> {
 fn containerd_restarts(lab: &mut Lab) -> anyhow::Result<()> {
     let address = end(lab, "node-1-pod-1")?.address;
     let node = &mut lab.nodes[1];
+    let pods = node.pods.len();
+    // `ctr`, which stays with them, would take their network away when it loses containerd.
+    (0..pods).try_for_each(|_| node.remove_pod())?;
     let containerd = node.runtime.as_mut().context("no containerd")?;
     let old = containerd.run_detached("old", &["sleep", "1000"])?;
     let ping = format!("ping -c 2 -i 0.1 {address}");
@@ -175,7 +179,8 @@ fn containerd_restarts(lab: &mut Lab) -> anyhow::Result<()> {
         ensure!(pong.contains("2 packets received"), "started after it, killed {kill}: {pong}");
         new.remove()?;
     }
-    old.remove()
+    old.remove()?;
+    node.add_pods(pods)
 }
 
 fn put_back(lab: &mut Lab) -> anyhow::Result<()> {
@@ -208,6 +213,32 @@ fn put_back(lab: &mut Lab) -> anyhow::Result<()> {
     eventually(second, || problems(1)).context("a list that a runtime takes before ours")?;
     fs::remove_file(&other)?;
     eventually(second, || problems(0)).context("that list is gone")
+}
+
+/// As kube-flannel.yml has them.
+fn flannels_files(lab: &mut Lab) -> anyhow::Result<()> {
+    let node = &mut lab.nodes[0];
+    let net_conf = r#"{ "Network": "10.244.0.0/16", "EnableNFTables": false, "Backend": { "Type": "vxlan" } }"#;
+    let cni_conf = r#"{ "name": "cbr0", "cniVersion": "0.3.1", "plugins": [
+        { "type": "flannel", "delegate": { "hairpinMode": true, "isDefaultGateway": true } },
+        { "type": "portmap", "capabilities": { "portMappings": true } } ] }"#;
+    let before = node.config.extra.clone();
+    for (setting, text) in [("net-conf", net_conf), ("cni-conf", cni_conf)] {
+        let file = node.config.state_dir.join(setting);
+        fs::write(&file, text)?;
+        node.config.extra.extend([format!("--{setting}"), file.display().to_string()]);
+    }
+    node.stop_agent()?;
+    node.start_agent()?;
+    let list = fs::read_to_string(runtime(node)?.place().configurations().join("10-overlay.conflist"))?;
+    ensure!(list.contains("\"cbr0\"") && list.contains("overlay-cni") && !list.contains("flannel"), "{list}");
+    node.add_pod()?;
+    reaches(&end(lab, "node-1-pod-3")?, &end(lab, "node-2-pod-1")?)?;
+    let node = &mut lab.nodes[0];
+    node.remove_pod()?;
+    node.config.extra = before;
+    node.stop_agent()?;
+    node.start_agent().map(drop)
 }
 
 fn cleaned_up(lab: &mut Lab) -> anyhow::Result<()> {
