@@ -16,6 +16,15 @@ Exit codes:
   2  wrong usage
   3  degraded: the agent is not running, a node is left out, a peer cannot be reached, or the last pass had errors";
 
+/// Told by the help of `measure`.
+const MEASURE_AFTER_HELP: &str = "\
+Needs CAP_SYS_ADMIN beside the agent's own capabilities: network namespaces take it.
+
+  overlay-agent measure            figures, and what follows for a virtual and for a physical NIC
+  overlay-agent measure --again    measure anew
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
 /// Told by the help of every command with settings.
 const FILE_AFTER_HELP: &str = "\
 Every setting may also stand in the file named by --config, under the name of its flag:
@@ -43,6 +52,12 @@ pub enum Command {
     /// On SIGTERM it ends and leaves the data path running: pods keep talking while it is upgraded.
     #[command(after_help = FILE_AFTER_HELP)]
     Run(Box<RunArgs>),
+    /// Measure which way of receiving is the fastest on this machine, for `receive-mode: auto`
+    ///
+    /// Makes scratch nodes in network namespaces without a name, sends between them for about ten seconds, and keeps the figures in the state
+    /// directory until kernel or programs change. Touches nothing of the host's network. To be run before the agent; the manifests do.
+    #[command(after_help = MEASURE_AFTER_HELP)]
+    Measure(MeasureArgs),
     /// Show what the agent of this node knows and does
     #[command(after_help = STATUS_AFTER_HELP)]
     Status(StatusArgs),
@@ -72,6 +87,26 @@ pub struct StatusArgs {
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    /// How to print it
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+/// Arguments of `measure`.
+#[derive(Debug, Args)]
+pub struct MeasureArgs {
+    /// The file the agent is started with; read for `state-dir` and `bpffs`
+    #[arg(long, value_name = "FILE", env = "OVERLAY_CONFIG")]
+    pub config: Option<PathBuf>,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub places: Places,
+    /// Measure even if kernel and programs are still those of the last measurement
+    #[arg(long)]
+    pub again: bool,
+    /// Exit with 0 when nothing can be measured: the agent works without
+    #[arg(long)]
+    pub optional: bool,
     /// How to print it
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
@@ -167,7 +202,7 @@ pub const MIN_MTU: u32 = 576 + abi::ENCAP_OVERHEAD;
 /// How VXLAN packets are received: the rung of the ladder that is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReceiveMode {
-    /// The best that works on the NIC, found by trying.
+    /// The fastest for such a NIC, as `overlay-agent measure` found it; without a measurement XDP on a physical NIC, TC on a virtual one.
     #[default]
     Auto,
     /// XDP in the driver.
@@ -201,7 +236,7 @@ impl ValueEnum for ReceiveMode {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
-            Self::Auto => "the best that works on the NIC, found by trying",
+            Self::Auto => "the fastest for such a NIC, by `overlay-agent measure`; else xdp on a physical NIC, tc on a virtual one",
             Self::Xdp => "XDP in the driver of the NIC",
             Self::XdpRedirect => "XDP in the driver of the NIC, and from there straight into the pod; for NICs that fill in checksums",
             Self::Tc => "TC ingress of the NIC",

@@ -10,6 +10,7 @@ pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod desired;
+pub mod measure;
 pub mod model;
 pub mod netlink;
 pub mod pod;

@@ -2,12 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use overlay_agent::cli::{CleanupArgs, Cli, Command, LogFormat, OutputFormat, RunArgs, StatusArgs};
+use overlay_agent::cli::{CleanupArgs, Cli, Command, LogFormat, MeasureArgs, OutputFormat, RunArgs, StatusArgs};
 use overlay_agent::config::{Config, ConfigError};
 use overlay_agent::datapath::{PinDir, Tables};
+use overlay_agent::measure::{self, Record};
 use overlay_agent::reconcile;
 use overlay_agent::status::{self, StateDir, Style};
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -20,6 +22,7 @@ const DEGRADED: u8 = 3;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(*args),
+        Command::Measure(args) => measure_rungs(args),
         Command::Status(args) => show_status(args),
         Command::Cleanup(args) => cleanup(args),
     };
@@ -49,6 +52,32 @@ fn start_log(format: LogFormat) {
 fn runtime() -> Result<Runtime> {
     // One thread: the agent waits most of the time, and its netlink sockets belong to the namespace of the thread that opened them.
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn measure_rungs(args: MeasureArgs) -> Result<ExitCode> {
+    let (bpffs, state_dir) = args.places.load(args.config.as_deref())?;
+    let state_dir = StateDir::new(state_dir);
+    let known = if args.again { None } else { Record::load(&state_dir) };
+    let record = match known.map_or_else(|| measure_anew(&bpffs, &state_dir), Ok) {
+        Err(error) if args.optional => {
+            eprintln!("overlay-agent: not measured: {error:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        result => result?,
+    };
+    let text = match args.output {
+        OutputFormat::Json => format!("{:#}\n", serde_json::to_value(&record)?),
+        OutputFormat::Text => measure::render_text(&record),
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the figures")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure_anew(bpffs: &Path, state_dir: &StateDir) -> Result<Record> {
+    // An agent at work would be measured with it, and would lose time to it.
+    let _lock = state_dir.lock().context("stop the agent first")?;
+    let measurement = measure::measure(bpffs, &mut |what| eprintln!("measuring: {what}"))?;
+    Ok(Record::store(state_dir, measurement)?)
 }
 
 fn show_status(args: StatusArgs) -> Result<ExitCode> {

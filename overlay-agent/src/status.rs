@@ -69,6 +69,8 @@ pub struct UnderlayStatus {
     pub mtu: u32,
     /// MTU inside the tunnel in bytes.
     pub overlay_mtu: u32,
+    /// What outer UDP headers carry: always `zero` (docs/adr/0010).
+    pub outer_checksum: String,
     /// The kernel's word for what it is; absent for a physical NIC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -155,7 +157,7 @@ impl Status {
     /// Takes in what is known of the NIC. `overlay_mtu`: MTU inside the tunnel.
     pub fn set_underlay(&mut self, device: &UnderlayDevice, overlay_mtu: u32) {
         let UnderlayDevice { name, ifindex, mac, mtu, kind } = device.clone();
-        self.underlay = Some(UnderlayStatus { device: name, ifindex, mac, mtu, overlay_mtu, kind });
+        self.underlay = Some(UnderlayStatus { device: name, ifindex, mac, mtu, overlay_mtu, outer_checksum: "zero".to_owned(), kind });
     }
 
     /// Takes in how tunnel packets are received: one of [`abi::receive`], and why.

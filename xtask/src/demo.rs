@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: sets up, builds, and runs `overlay-lab demo` with the same flags.
 
-use crate::build_ebpf::{self, Variant};
+use crate::build_ebpf;
 use crate::lab::{self, Output, name_of};
 use crate::setup::{self, Purpose};
 use crate::{build, refusal, step};
@@ -64,7 +64,7 @@ enum ReceiveMode {
 pub(crate) fn run(args: &Args) -> Result<()> {
     refusal::unless_root("the demo makes network namespaces and loads eBPF programs", "cargo xtask demo")?;
     setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
-    build_ebpf::build(Variant::Release)?;
+    build_ebpf::build_embedded()?;
     build::host(false)?;
     step::loud(lab::command(false)?.arg("demo").args(flags(args)))
 }

@@ -1,6 +1,7 @@
 //! Takes everything away that the agent and `overlay-cni` put on this node: the opposite of a pass, and of every pod's wire.
 
 use crate::datapath::{self, Direction, PinDir, Tables};
+use crate::measure;
 use crate::model::{OVERLAY_DEVICE, Route};
 use crate::netlink::{self, Netlink};
 use crate::status::StateDir;
@@ -51,6 +52,9 @@ pub async fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
         removed.push(format!("device {OVERLAY_DEVICE}"));
     }
     removed.extend(pins.remove_all()?.into_iter().map(|pin| format!("pin {}", pin.display())));
+    if measure::remove_scratch(bpffs)? {
+        removed.push("what an interrupted measurement left".to_owned());
+    }
     // The lock goes last: no agent begins in a directory that is about to vanish.
     state_dir.remove().context("cannot remove the state directory")?;
     drop(lock);

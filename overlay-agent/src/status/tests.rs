@@ -89,6 +89,7 @@ Node
   VTEP MAC     0e:4f:c0:00:02:01
   underlay     eth0 (index 2, veth), 02:00:00:00:00:01, MTU 1500 bytes
   pod MTU      1450 bytes
+  sends by     vxlan, outer UDP checksum zero: a super-packet can carry no other
   receives by  tc: asked for
   nodes from   file /etc/overlay/nodes.yaml, current since 2026-01-05T08:00:00Z
   last change  2026-01-05T08:00:01Z, 14 actions, no error

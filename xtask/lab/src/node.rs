@@ -134,6 +134,12 @@ impl Node {
         agent.wait_ready(&self.config.state_dir, timeout).with_context(|| self.name.clone())
     }
 
+    /// Whether an agent was started and not stopped.
+    #[must_use]
+    pub const fn has_agent(&self) -> bool {
+        self.agent.is_some()
+    }
+
     /// PID of the running agent.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod foreign_pair;
 mod harness;
 mod kubernetes;
 mod load;
+mod measure;
 mod mtu;
 mod neighbours;
 mod nested;
@@ -39,7 +40,8 @@ fn main() {
         std::process::exit(1);
     }
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
-    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups(), cni::groups()];
+    let more = [services::groups(), nested::groups(), agent::groups(), neighbours::groups(), kubernetes::groups()];
+    let more = more.into_iter().chain([measure::groups(), cni::groups()]);
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
     trials.extend(load::trials());
     trials.extend(traces::trials());

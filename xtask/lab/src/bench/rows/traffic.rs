@@ -2,7 +2,6 @@
 
 use crate::bench::bed::far::FarNode;
 use crate::bench::bed::{Pair, Side};
-use crate::bench::frames::{self, Datagram, Link, Tunnel};
 use crate::bench::generator::{Generator, Stream};
 use crate::bench::work::{Mix, Path};
 use crate::foreign::Peer;
@@ -11,6 +10,7 @@ use crate::pod::Pod;
 use crate::probe::ping::Ping;
 use crate::underlay::Underlay;
 use anyhow::Context as _;
+use overlay_agent::measure::frames::{self, Datagram, Link, Tunnel};
 use overlay_common::abi::Mac;
 use std::net::Ipv4Addr;
 use std::time::Duration;
