@@ -180,6 +180,7 @@ impl End {
                 namespace: &namespace,
                 pod_name: POD_DEVICE,
                 address: self.place.pod,
+                mac: None,
                 steer_flows: false,
             };
             pod::wire(bpffs, &request)?;
