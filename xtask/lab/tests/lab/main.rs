@@ -5,6 +5,7 @@
 
 mod agent;
 mod api_server;
+mod backends;
 mod bed;
 mod bench;
 mod bytes;
@@ -42,6 +43,7 @@ fn main() {
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
     let more = [
         services::groups(),
+        backends::groups(),
         leaving::groups(),
         packet_filter::groups(),
         nested::groups(),
