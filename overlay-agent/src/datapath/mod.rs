@@ -4,6 +4,7 @@
 //! here knows of Kubernetes, routes or neighbours, and nothing here decides what an entry should be.
 
 mod attach;
+mod detour;
 mod load;
 mod log;
 mod pins;
@@ -11,6 +12,7 @@ mod privileges;
 mod tables;
 
 pub use attach::{Direction, Hook, attach_pinned_to_pod, detach_filter, detach_from_pod, redirects_whole_frames};
+pub use detour::Detours;
 pub use load::{Datapath, is_built_in};
 pub use log::forward_logs;
 pub use pins::PinDir;

@@ -11,6 +11,7 @@ mod bench;
 mod bytes;
 mod changes;
 mod check;
+mod detour;
 mod directions;
 mod foreign_pair;
 mod harness;
@@ -44,6 +45,7 @@ fn main() {
     let more = [
         services::groups(),
         backends::groups(),
+        detour::groups(),
         leaving::groups(),
         packet_filter::groups(),
         nested::groups(),
