@@ -35,7 +35,7 @@ impl Detours {
     fn from_pin(pins: &PinDir) -> Result<Self, MapError> {
         let map: HashMap<MapData, KeyBytes, ValueBytes> = Map::from_map_data(MapData::from_pin(pins.map(map::DETOUR))?)?.try_into()?;
         let (mut sockets, mut oldest) = (0, None);
-        for entry in map.iter() {
+        for entry in &map {
             let detour: abi::Detour = transmute!(entry?.1);
             sockets += 1;
             oldest = Some(oldest.map_or(detour.last_seen, |oldest: u64| oldest.min(detour.last_seen)));

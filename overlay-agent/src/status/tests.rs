@@ -59,8 +59,8 @@ fn healthy() -> Status {
     status
 }
 
-fn read(counters: Counters) -> Readings {
-    Readings { counters: Some(counters), detours: None }
+fn read(counters: &Counters) -> Readings {
+    Readings { counters: Some(*counters), detours: None }
 }
 
 fn degraded() -> Status {
@@ -87,7 +87,7 @@ fn a_healthy_status_as_text() {
     counters.flows.pod_encap_bytes = 1_600_000;
     counters.flows.deliver_host_packets = 1;
     counters.flows.deliver_host_bytes = 84;
-    let text = render_text(&healthy(), true, &read(counters), Style { colour: false });
+    let text = render_text(&healthy(), true, &read(&counters), Style { colour: false });
     assert!(
         text.starts_with(
             "\
@@ -127,7 +127,7 @@ Packets
 fn a_degraded_status_tells_every_problem() {
     let mut counters = Counters::default();
     counters.drops.outer_src_unknown = 3;
-    let text = render_text(&degraded(), false, &read(counters), Style { colour: false });
+    let text = render_text(&degraded(), false, &read(&counters), Style { colour: false });
     assert!(text.contains("  health       degraded: 7 problems\n"), "{text}");
     assert!(text.contains("\nDropped\n  REASON             PACKETS\n  outer_src_unknown        3\n"), "{text}");
     assert!(
@@ -177,7 +177,7 @@ fn json_has_everything_and_reads_back() {
     counters.flows.tc_decap_packets = 5;
     counters.flows.tc_decap_bytes = 500;
     counters.drops.vni = 2;
-    let text = render_json(&degraded(), true, &read(counters));
+    let text = render_json(&degraded(), true, &read(&counters));
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["running"], true);
     assert_eq!(value["healthy"], false);
