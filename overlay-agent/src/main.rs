@@ -5,12 +5,12 @@ use clap::Parser as _;
 use ipnet::Ipv4Net;
 use overlay_agent::cli::{CleanupArgs, Cli, Command, Foreign, LogFormat, MeasureArgs, OutputFormat, RunArgs, StatusArgs};
 use overlay_agent::config::{Config, ConfigError};
-use overlay_agent::datapath::{PinDir, Tables};
+use overlay_agent::datapath::{Detours, PinDir, Tables};
 use overlay_agent::leftovers::{self, Leftovers};
 use overlay_agent::measure::{self, Record};
 use overlay_agent::netlink::Netlink;
 use overlay_agent::reconcile;
-use overlay_agent::status::{self, StateDir, Style};
+use overlay_agent::status::{self, Readings, StateDir, Style};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -90,13 +90,15 @@ fn show_status(args: StatusArgs) -> Result<ExitCode> {
     let mut status = state_dir.read()?;
     status.leftovers = find_leftovers(&lists, &status.pod_networks())?.problem();
     let running = state_dir.is_locked()?;
-    let counters = Tables::open(&PinDir::new(&bpffs)).and_then(|tables| tables.counters()).ok();
+    let pins = PinDir::new(&bpffs);
+    let counters = Tables::open(&pins).and_then(|tables| tables.counters()).ok();
+    let readings = Readings { counters, detours: Detours::read(&pins).ok() };
     let mut stdout = std::io::stdout();
     let text = match args.output {
-        OutputFormat::Json => status::render_json(&status, running, counters.as_ref()),
+        OutputFormat::Json => status::render_json(&status, running, &readings),
         OutputFormat::Text => {
             let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            status::render_text(&status, running, counters.as_ref(), Style { colour })
+            status::render_text(&status, running, &readings, Style { colour })
         }
     };
     stdout.write_all(text.as_bytes()).context("cannot print the status")?;

@@ -6,7 +6,7 @@
 mod render;
 mod state_dir;
 
-pub use render::{Style, render_json, render_text};
+pub use render::{Readings, Style, render_json, render_text};
 pub use state_dir::{LockError, StateDir, StatusError};
 
 use crate::cluster::{Health, SourceState};

@@ -106,7 +106,7 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
     if view.is_tagged() {
         return Ok(PASS);
     }
-    if let Some(stripped) = view.stripped() {
+    if let Some(stripped) = view.take_stripped() {
         return if stripped.ifindex == 0 { deliver::redirect_to_host(settings) } else { deliver::redirect_to_pod(view, stripped.ifindex) };
     }
     // As in XDP: only what was sent to our MAC. Broadcast frames that carry a unicast address are the kernel's to refuse.

@@ -171,16 +171,22 @@ impl TcView<'_> {
         }
     }
 
-    /// What XDP said about this packet, if it stripped it.
+    /// What XDP said about this packet, if it stripped it. It says so once: metadata stays with a packet that the stack forwards, and where
+    /// the next node is a namespace of the same kernel it would be taken there for the word of that node's XDP (seen on Linux 6.18).
     #[inline(always)]
-    pub(crate) fn stripped(&self) -> Option<Stripped> {
+    pub(crate) fn take_stripped(&mut self) -> Option<Stripped> {
         let start = self.skb().data_meta as usize;
         if start + size_of::<Stripped>() > self.0.data() {
             return None;
         }
         // SAFETY: the bytes lie between the metadata's start and the packet's, as just checked; any bytes are a valid `Stripped`.
         let stripped = unsafe { core::ptr::read(start as *const Stripped) };
-        (stripped.magic == STRIPPED_MAGIC).then_some(stripped)
+        if stripped.magic != STRIPPED_MAGIC {
+            return None;
+        }
+        // SAFETY: as for the read; the kernel has unshared the packet for a program that writes to it.
+        unsafe { core::ptr::write(start as *mut u32, 0) };
+        Some(stripped)
     }
 
     /// The packet carried a VLAN tag, which the kernel keeps beside it.

@@ -4,6 +4,7 @@
 //! here knows of Kubernetes, routes or neighbours, and nothing here decides what an entry should be.
 
 mod attach;
+mod detour;
 mod generator;
 mod load;
 mod log;
@@ -14,6 +15,7 @@ mod tables;
 pub use attach::{
     Direction, Hook, attach_pinned_to_pod, detach_filter, detach_from_pod, filter, is_attached_to_pod, redirects_whole_frames,
 };
+pub use detour::Detours;
 pub use generator::{Generator, MAX_FRAME, MAX_FRAMES};
 pub use load::{Datapath, built_in_digest, is_built_in};
 pub use log::forward_logs;

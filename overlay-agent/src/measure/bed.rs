@@ -176,7 +176,6 @@ impl End {
             let request = PodRequest {
                 host_name: POD_VETH,
                 title: "",
-                mac: None,
                 namespace: &namespace,
                 pod_name: POD_DEVICE,
                 address: self.place.pod,

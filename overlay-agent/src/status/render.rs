@@ -2,6 +2,7 @@
 
 use super::{Path, Peer, Status};
 use crate::cluster::Health;
+use crate::datapath::Detours;
 use crate::model::NeighbourState;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use overlay_common::counters::{Counters, Flow};
@@ -17,15 +18,25 @@ pub struct Style {
     pub colour: bool,
 }
 
-/// The status as one JSON object: `status.json` with `running`, `healthy`, `problems` and `counters` added.
+/// What is read from the kernel when somebody asks.
+#[derive(Clone, Debug, Default)]
+pub struct Readings {
+    /// Packets and drops; absent while there are no maps.
+    pub counters: Option<Counters>,
+    /// Sockets that talk through the host's stack; the same.
+    pub detours: Option<Detours>,
+}
+
+/// The status as one JSON object: `status.json` with `running`, `healthy`, `problems`, `counters` and `detour` added.
 #[must_use]
-pub fn render_json(status: &Status, running: bool, counters: Option<&Counters>) -> String {
+pub fn render_json(status: &Status, running: bool, readings: &Readings) -> String {
     let problems = status.problems(running);
     let mut object = json!({ "running": running, "healthy": problems.is_empty(), "problems": problems });
     // Both are structs with string keys.
     if let (Value::Object(object), Ok(Value::Object(status))) = (&mut object, serde_json::to_value(status)) {
         object.extend(status);
-        object.insert("counters".to_owned(), counters.map_or(Value::Null, counters_json));
+        object.insert("counters".to_owned(), readings.counters.as_ref().map_or(Value::Null, counters_json));
+        object.insert("detour".to_owned(), readings.detours.as_ref().map_or(Value::Null, detours_json));
     }
     format!("{object:#}\n")
 }
@@ -35,6 +46,11 @@ fn counters_json(counters: &Counters) -> Value {
         flows(counters).map(|(flow, packets, bytes)| (flow.name().to_owned(), json!({ "packets": packets, "bytes": bytes }))).collect();
     let drops: Map<String, Value> = drops(counters).map(|(reason, packets)| (reason.name().to_owned(), packets.into())).collect();
     json!({ "flows": flows, "drops": drops })
+}
+
+fn detours_json(detours: &Detours) -> Value {
+    let Detours { sockets, capacity, longest_silence } = detours;
+    json!({ "sockets": sockets, "capacity": capacity, "longest_silence_seconds": longest_silence.as_secs() })
 }
 
 /// Every flow with its packets and bytes, by number.
@@ -58,19 +74,27 @@ fn numbers(bytes: &[u8]) -> Vec<u64> {
 
 /// The status as tables.
 #[must_use]
-pub fn render_text(status: &Status, running: bool, counters: Option<&Counters>, style: Style) -> String {
+pub fn render_text(status: &Status, running: bool, readings: &Readings, style: Style) -> String {
     let problems = status.problems(running);
     let mut text = String::new();
     section(&mut text, "Node", &overview(status, &problems, style));
     if !status.peers.is_empty() {
         section(&mut text, &format!("Peers ({})", status.peers.len()), &peers(&status.peers, style));
     }
-    if let Some(counters) = counters {
+    if let Some(counters) = &readings.counters {
         section(&mut text, "Packets", &flow_table(counters, style));
         match drop_table(counters, style) {
             Some(table) => section(&mut text, "Dropped", &table),
             None => text.push_str("\nDropped: none\n"),
         }
+    }
+    if let Some(detours) = readings.detours.filter(Detours::is_full) {
+        let (sockets, silence) = (detours.sockets, detours.longest_silence.as_secs());
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "\nDETOUR is full ({sockets} sockets): a flow through a Service that is silent for {silence} s may be forgotten"
+        );
     }
     if !problems.is_empty() {
         text.push_str("\nProblems\n");

@@ -1,5 +1,6 @@
 use super::*;
 use crate::cluster::{SourceError, SourceKind};
+use crate::datapath::Detours;
 use crate::model::NextHop;
 use overlay_common::counters::Counters;
 use std::os::unix::fs::PermissionsExt as _;
@@ -58,6 +59,10 @@ fn healthy() -> Status {
     status
 }
 
+fn read(counters: &Counters) -> Readings {
+    Readings { counters: Some(*counters), detours: None }
+}
+
 fn degraded() -> Status {
     let mut status = healthy();
     status.source.health = Health::Failing;
@@ -82,7 +87,7 @@ fn a_healthy_status_as_text() {
     counters.flows.pod_encap_bytes = 1_600_000;
     counters.flows.deliver_host_packets = 1;
     counters.flows.deliver_host_bytes = 84;
-    let text = render_text(&healthy(), true, Some(&counters), Style { colour: false });
+    let text = render_text(&healthy(), true, &read(&counters), Style { colour: false });
     assert!(
         text.starts_with(
             "\
@@ -123,7 +128,7 @@ Packets
 fn a_degraded_status_tells_every_problem() {
     let mut counters = Counters::default();
     counters.drops.outer_src_unknown = 3;
-    let text = render_text(&degraded(), false, Some(&counters), Style { colour: false });
+    let text = render_text(&degraded(), false, &read(&counters), Style { colour: false });
     assert!(text.contains("  health       degraded: 7 problems\n"), "{text}");
     assert!(text.contains("\nDropped\n  REASON             PACKETS\n  outer_src_unknown        3\n"), "{text}");
     assert!(
@@ -145,8 +150,26 @@ Problems
 
 #[test]
 fn colours_are_used_when_allowed_and_only_then() {
-    assert!(!render_text(&degraded(), true, None, Style { colour: false }).contains('\u{1b}'));
-    assert!(render_text(&degraded(), true, None, Style { colour: true }).contains('\u{1b}'));
+    assert!(!render_text(&degraded(), true, &Readings::default(), Style { colour: false }).contains('\u{1b}'));
+    assert!(render_text(&degraded(), true, &Readings::default(), Style { colour: true }).contains('\u{1b}'));
+}
+
+#[test]
+fn a_full_detour_is_told_with_what_it_means() {
+    let seconds = std::time::Duration::from_secs;
+    let text = |sockets| {
+        let detours = Some(Detours { sockets, capacity: 65_536, longest_silence: seconds(75) });
+        let readings = Readings { counters: None, detours };
+        (render_text(&healthy(), true, &readings, Style { colour: false }), render_json(&healthy(), true, &readings))
+    };
+    assert!(!text(61_000).0.contains("DETOUR"));
+    let (full, json) = text(65_000);
+    assert!(
+        full.ends_with("\nDETOUR is full (65000 sockets): a flow through a Service that is silent for 75 s may be forgotten\n"),
+        "{full}"
+    );
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["detour"], serde_json::json!({ "sockets": 65_000, "capacity": 65_536, "longest_silence_seconds": 75 }));
 }
 
 #[test]
@@ -155,7 +178,7 @@ fn json_has_everything_and_reads_back() {
     counters.flows.tc_decap_packets = 5;
     counters.flows.tc_decap_bytes = 500;
     counters.drops.vni = 2;
-    let text = render_json(&degraded(), true, Some(&counters));
+    let text = render_json(&degraded(), true, &read(&counters));
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["running"], true);
     assert_eq!(value["healthy"], false);
@@ -166,7 +189,7 @@ fn json_has_everything_and_reads_back() {
     assert_eq!(value["node"]["pod_cidr"], "10.244.1.0/24");
     assert_eq!(value["peers"][0]["next_hop_state"], "failed");
     assert_eq!(serde_json::from_value::<Status>(value).unwrap(), degraded());
-    let without: serde_json::Value = serde_json::from_str(&render_json(&healthy(), true, None)).unwrap();
+    let without: serde_json::Value = serde_json::from_str(&render_json(&healthy(), true, &Readings::default())).unwrap();
     assert_eq!((&without["healthy"], &without["counters"]), (&true.into(), &serde_json::Value::Null));
 }
 

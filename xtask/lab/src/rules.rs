@@ -1,7 +1,9 @@
-//! The iptables rules of a node: those kube-proxy writes in iptables mode (as of Kubernetes 1.31), and flannel's beside them.
+//! The rules of a node: those kube-proxy writes (as of Kubernetes 1.31), in iptables mode or in nftables mode, and flannel's beside them.
 //!
-//! Rendered for `iptables-restore`, in the order a node shows them: kube-proxy puts its jumps first, flannel its own last. Chains of
+//! Here in iptables mode, rendered for `iptables-restore`, in the order a node shows them: kube-proxy puts its jumps first, flannel its own last. Chains of
 //! services carry a number where kube-proxy has a hash of the same length. Left out is what holds no rule: canaries and hints.
+
+mod nftables;
 
 use crate::command;
 use crate::netns::Ns;
@@ -16,8 +18,10 @@ pub struct Rules {
     pub cluster: Ipv4Net,
     /// What kube-proxy publishes; one entry for each port of a Service.
     pub services: Vec<Service>,
-    /// The node's pod network, if flannel's rules are there as well.
-    pub flannel: Option<Ipv4Net>,
+    /// The node's pod network: which backends are local.
+    pub pods: Ipv4Net,
+    /// Whether flannel's rules are there as well.
+    pub flannel: bool,
     /// Masquerade chooses the port at random (`--random-fully`), as both systems ask for.
     pub random_fully: bool,
 }
@@ -35,7 +39,12 @@ pub struct Service {
     pub backends: Vec<SocketAddrV4>,
     /// Its port on every node.
     pub node_port: Option<NodePort>,
+    /// `sessionAffinity: ClientIP`: what one address asks goes to one backend.
+    pub affinity: bool,
 }
+
+/// How long a client's backend is remembered, in seconds: the default of Kubernetes.
+const AFFINITY_SECONDS: u32 = 10_800;
 
 /// A protocol of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +60,7 @@ pub enum Protocol {
 pub enum NodePort {
     /// `Cluster`: leads to any backend; the client's address is lost.
     Cluster(u16),
-    /// `Local`: leads to pods of the node, which all backends of the service must be, and keeps the client's address.
+    /// `Local`: leads to backends on the node itself, and keeps the client's address.
     Local(u16),
 }
 
@@ -74,17 +83,16 @@ impl Rules {
         }
         let filled = |template: &str| {
             let random = if self.random_fully { " --random-fully" } else { "" };
-            let pods = self.flannel.map_or_else(String::new, |pods| pods.to_string());
-            template.replace("{random}", random).replace("{cluster}", &self.cluster.to_string()).replace("{pods}", &pods)
+            template.replace("{random}", random).replace("{cluster}", &self.cluster.to_string()).replace("{pods}", &self.pods.to_string())
         };
-        let (flannel_filter, flannel_nat) = if self.flannel.is_some() { (FLANNEL_FILTER, FLANNEL_NAT) } else { ("", "") };
+        let (flannel_filter, flannel_nat) = if self.flannel { (FLANNEL_FILTER, FLANNEL_NAT) } else { ("", "") };
         let (filter, nat) = (filled(&format!("{FILTER}{flannel_filter}")), filled(&format!("{NAT}{flannel_nat}")));
         // The rule that leads to node ports has to be the last of its chain.
         format!("*filter\n{filter}COMMIT\n*nat\n{nat}{chains}{rules}{NODE_PORTS}COMMIT\n")
     }
 
     fn write_service(&self, chains: &mut String, rules: &mut String, numbered: &Numbered<'_>) {
-        let Numbered { service: Service { name, protocol, address, backends, node_port }, number, first_backend } = numbered;
+        let Numbered { service: Service { name, protocol, address, backends, node_port, affinity }, number, first_backend } = numbered;
         let (cluster, protocol) = (self.cluster, protocol.words());
         let to = format!("-m comment --comment \"{name} cluster IP\" {protocol} -d {} --dport {}", address.ip(), address.port());
         let _ = write!(
@@ -92,13 +100,14 @@ impl Rules {
             "-A KUBE-SERVICES {to} -j KUBE-SVC-{number:016}\n-A KUBE-SVC-{number:016} {to} ! -s {cluster} -j KUBE-MARK-MASQ\n"
         );
         let _ = writeln!(chains, ":KUBE-SVC-{number:016} - [0:0]");
-        numbered.write_choice("SVC", rules);
+        numbered.write_choice("SVC", rules, |_| true);
         for (backend, index) in backends.iter().zip(*first_backend..) {
             let _ = writeln!(chains, ":KUBE-SEP-{index:016} - [0:0]");
+            let remember = if *affinity { format!(" -m recent --name KUBE-SEP-{index:016} --set") } else { String::new() };
             let _ = write!(
                 rules,
                 "-A KUBE-SEP-{index:016} -m comment --comment {name} -s {} -j KUBE-MARK-MASQ\n\
-                 -A KUBE-SEP-{index:016} -m comment --comment {name} {protocol} -j DNAT --to-destination {backend}\n",
+                 -A KUBE-SEP-{index:016} -m comment --comment {name}{remember} {protocol} -j DNAT --to-destination {backend}\n",
                 backend.ip()
             );
         }
@@ -120,7 +129,7 @@ impl Rules {
                 external("route LOCAL traffic for", &format!("-m addrtype --src-type LOCAL -j KUBE-SVC-{number:016}"));
                 let _ = writeln!(chains, ":KUBE-SVL-{number:016} - [0:0]");
                 let _ = writeln!(rules, "-A KUBE-EXT-{number:016} -j KUBE-SVL-{number:016}");
-                numbered.write_choice("SVL", rules);
+                numbered.write_choice("SVL", rules, |backend| self.pods.contains(backend.ip()));
             }
         }
     }
@@ -134,17 +143,24 @@ struct Numbered<'a> {
 }
 
 impl Numbered<'_> {
-    /// The choice among the backends, each as likely as the others: the first of three is taken in one of three cases, the second in one
+    /// The choice among the backends that fit, each as likely as the others: the first of three is taken in one of three cases, the second in one
     /// of the remaining two.
-    fn write_choice(&self, kind: &str, rules: &mut String) {
-        let (number, Service { name, backends, .. }) = (self.number, self.service);
-        for (position, backend) in backends.iter().enumerate() {
-            let chance = match backends.len() - position {
+    fn write_choice(&self, kind: &str, rules: &mut String, fits: impl Fn(&SocketAddrV4) -> bool) {
+        let (number, Service { name, backends, affinity, .. }) = (self.number, self.service);
+        let chosen: Vec<_> = backends.iter().zip(self.first_backend..).filter(|(backend, _)| fits(backend)).collect();
+        for (backend, endpoint) in chosen.iter().filter(|_| *affinity) {
+            let _ = writeln!(
+                rules,
+                "-A KUBE-{kind}-{number:016} -m comment --comment \"{name} -> {backend}\" -m recent --name KUBE-SEP-{endpoint:016} \
+                 --rcheck --seconds {AFFINITY_SECONDS} --reap -j KUBE-SEP-{endpoint:016}"
+            );
+        }
+        for (position, (backend, endpoint)) in chosen.iter().enumerate() {
+            let chance = match chosen.len() - position {
                 1 => String::new(),
                 #[expect(clippy::cast_precision_loss, reason = "a service has few backends")]
                 left => format!(" -m statistic --mode random --probability {:.10}", 1.0 / left as f64),
             };
-            let endpoint = self.first_backend + position;
             let _ = writeln!(
                 rules,
                 "-A KUBE-{kind}-{number:016} -m comment --comment \"{name} -> {backend}\"{chance} -j KUBE-SEP-{endpoint:016}"
@@ -239,10 +255,11 @@ mod tests {
             address: SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10), port),
             backends: vec![backend(11), backend(12), backend(13)],
             node_port,
+            affinity: port == 82,
         };
         let services = vec![service(80, None), service(81, Some(NodePort::Cluster(30_081))), service(82, Some(NodePort::Local(30_082)))];
         let cluster = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
-        let text = Rules { cluster, services, flannel: Some(cluster), random_fully: true }.render();
+        let text = Rules { cluster, services, pods: cluster, flannel: true, random_fully: true }.render();
         for (_, target) in text.lines().filter_map(|line| line.split_once(" -j ")).filter(|(_, target)| target.contains('-')) {
             let chain = target.split_whitespace().next().unwrap_or_default();
             assert!(!chain.contains('-') || text.contains(&format!("\n:{chain} - [0:0]\n")), "{chain} in\n{text}");

@@ -3,7 +3,8 @@
 use crate::check::{self, end, eventually, reaches};
 use crate::cni::bed::{traces, unchanged};
 use crate::harness::{Group, note, without_lab};
-use crate::services::{self, Seen};
+use crate::service_rules::Proxy;
+use crate::services::{self, Seen, Talk};
 use anyhow::{Context as _, ensure};
 use libtest_mimic::{Failed, Trial};
 use overlay_lab::containerd::{Container, Containerd};
@@ -42,10 +43,11 @@ pub(crate) fn groups() -> Vec<Group> {
         })
         .case("a program in a container is served by one in another", in_containers)
         .case("containers reach services of containers", |lab| {
-            services::to_service(lab, services::CLIENT, services::REMOTE, Seen::Client)?;
-            services::to_service(lab, services::CLIENT, services::NEXT_DOOR, Seen::Client)?;
-            services::to_service(lab, services::CLIENT, services::ITSELF, Seen::Node)?;
-            services::to_node_port(lab, "outside", services::REMOTE, Seen::Gateway)
+            let talk = Talk { proxy: Proxy::Iptables, client: services::CLIENT, service: services::REMOTE, seen: Seen::Client };
+            talk.to_service(lab)?;
+            Talk { service: services::NEXT_DOOR, ..talk }.to_service(lab)?;
+            Talk { service: services::ITSELF, seen: Seen::Node, ..talk }.to_service(lab)?;
+            Talk { client: "outside", seen: Seen::Gateway, ..talk }.to_node_port(lab)
         })
         .case("a container's port on its node is reached from everywhere", host_port)
         .case("a container that ends leaves nothing", leaves_nothing)

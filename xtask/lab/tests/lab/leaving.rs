@@ -65,9 +65,11 @@ fn group(receive_mode: ReceiveMode) -> Group {
                 address,
                 backends: backends.clone(),
                 node_port: None,
+                affinity: false,
             });
-            let rules = Rules { cluster: "10.244.0.0/16".parse()?, services: services.into(), flannel: None, random_fully: true };
-            rules.apply(&lab.nodes[0].ns)?;
+            let pods = lab.nodes[0].pod_cidr;
+            let cluster = "10.244.0.0/16".parse()?;
+            Rules { cluster, services: services.into(), pods, flannel: false, random_fully: true }.apply(&lab.nodes[0].ns)?;
             let node = lab.nodes[0].address;
             converse(&end(lab, CLIENT)?, &lab.outside(), SocketAddrV4::new(OUTSIDE, 8080), address, node)?;
             lab.nodes[0].ns.run("iptables", "-t nat -F PREROUTING").map(drop)

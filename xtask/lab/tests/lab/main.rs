@@ -5,6 +5,7 @@
 
 mod agent;
 mod api_server;
+mod backends;
 mod bed;
 mod bench;
 mod bytes;
@@ -12,6 +13,7 @@ mod changes;
 mod check;
 mod cni;
 mod containerd;
+mod detour;
 mod directions;
 mod foreign_pair;
 mod harness;
@@ -46,6 +48,8 @@ fn main() {
     let groups = [foreign_pair::groups(), directions::groups(), wire::groups(), mtu::groups(), changes::groups(), restart::groups()];
     let more = [
         services::groups(),
+        backends::groups(),
+        detour::groups(),
         leaving::groups(),
         packet_filter::groups(),
         nested::groups(),

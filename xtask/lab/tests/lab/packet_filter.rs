@@ -3,7 +3,7 @@
 
 use crate::check::{self, end, eventually};
 use crate::harness::{Group, note};
-use crate::service_rules::{self, Service, VIP};
+use crate::service_rules::{self, Proxy, Service, VIP};
 use anyhow::{Context as _, ensure};
 use overlay_lab::agent::{ReceiveMode, binary};
 use overlay_lab::command;
@@ -139,7 +139,7 @@ fn dropping(lab: &mut Lab, kind: &str) -> anyhow::Result<()> {
 /// By kube-proxy's rules and a policy that drops: what they let pass is only what was answered before, or marked.
 fn services(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
-    service_rules::publish(lab, node, &[REMOTE], BACKEND_PORT)?;
+    service_rules::publish(lab, Proxy::Iptables, &[REMOTE], BACKEND_PORT)?;
     node.ns.run("iptables", "-P FORWARD DROP")?;
     let rules = || node.ns.run("iptables", "-S FORWARD");
     eventually(PATIENCE, || {

@@ -15,6 +15,34 @@ pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Where pods get their addresses from: kube-proxy's `--cluster-cidr`.
 const CLUSTER: &str = "10.244.0.0/16";
 
+/// How kube-proxy writes its rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    /// By iptables.
+    Iptables,
+    /// By nftables.
+    Nftables,
+}
+
+impl Proxy {
+    /// What its mode is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+
+    /// Puts these services in the place of all services of the node.
+    pub(crate) fn write(self, node: &Node, services: Vec<rules::Service>) -> anyhow::Result<()> {
+        let rules = Rules { cluster: CLUSTER.parse()?, services, pods: node.pod_cidr, flannel: false, random_fully: false };
+        match self {
+            Self::Iptables => rules.apply(&node.ns),
+            Self::Nftables => rules.apply_nftables(&node.ns, node.address),
+        }
+    }
+}
+
 /// A service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Service {
@@ -37,8 +65,8 @@ impl Service {
     }
 }
 
-/// Puts the rules for these services in the place of all rules of the node.
-pub(crate) fn publish(lab: &Lab, node: &Node, services: &[Service], backend_port: u16) -> anyhow::Result<()> {
+/// Puts the rules for these services in the place of all rules of node 1.
+pub(crate) fn publish(lab: &Lab, proxy: Proxy, services: &[Service], backend_port: u16) -> anyhow::Result<()> {
     let mut published = Vec::new();
     for service in services {
         let backends = vec![SocketAddrV4::new(end(lab, service.backend)?.address, backend_port)];
@@ -53,9 +81,10 @@ pub(crate) fn publish(lab: &Lab, node: &Node, services: &[Service], backend_port
                     address: SocketAddrV4::new(VIP, port),
                     backends: backends.clone(),
                     node_port: Some(node_port),
+                    affinity: false,
                 });
             }
         }
     }
-    Rules { cluster: CLUSTER.parse()?, services: published, flannel: None, random_fully: false }.apply(&node.ns)
+    proxy.write(&lab.nodes[0], published)
 }

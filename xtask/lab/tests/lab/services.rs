@@ -1,11 +1,11 @@
-//! Services as kube-proxy makes them: real iptables rules and conntrack on the client's node rewrite addresses that our programs must
+//! Services as kube-proxy makes them: real rules and conntrack on the client's node rewrite addresses that our programs must
 //! leave to the stack, on the way there and on the way back.
 //!
 //! Every conversation has one try and less time than TCP's first retransmission takes: what works only at the second packet fails here.
 
 use crate::check::{self, end};
 use crate::harness::{Group, counters, note};
-use crate::service_rules::{self, Service, VIP};
+use crate::service_rules::{self, Proxy, Service, VIP};
 use anyhow::{Context as _, ensure};
 use overlay_lab::agent::ReceiveMode;
 use overlay_lab::lab::{Endpoint, Lab, LabConfig};
@@ -31,54 +31,57 @@ pub(crate) const ITSELF: Service = Service { port: 8003, backend: CLIENT };
 const FOREIGN: Service = Service { port: 8004, backend: "node-3-pod-1" };
 
 pub(crate) fn groups() -> Vec<Group> {
-    ReceiveMode::RUNGS.map(group).into()
+    ReceiveMode::RUNGS.map(|rung| group(rung, Proxy::Iptables)).into_iter().chain([group(ReceiveMode::Tc, Proxy::Nftables)]).collect()
 }
 
 /// Nodes 1 and 2 are ours, node 3 is foreign; the rules are on node 1, where the client is.
-fn group(receive_mode: ReceiveMode) -> Group {
+fn group(receive_mode: ReceiveMode, proxy: Proxy) -> Group {
     let config = LabConfig { receive_mode, nodes: 2, foreign: 1, pods: 2, ..LabConfig::default() };
-    Group::new(format!("services, received by {}", receive_mode.name()), config)
-        .case("a pod reaches a service whose backend is on another node", |lab| to_service(lab, CLIENT, REMOTE, Seen::Client))
-        .case("a pod reaches a service whose backend is next door", |lab| to_service(lab, CLIENT, NEXT_DOOR, Seen::Client))
-        .case("a pod reaches a service whose backend it is itself", |lab| to_service(lab, CLIENT, ITSELF, Seen::Node))
-        .case("a pod reaches a service whose backend is on a foreign node", |lab| to_service(lab, CLIENT, FOREIGN, Seen::Client))
-        .case("a process of the node reaches services", |lab| {
-            to_service(lab, "node-1", REMOTE, Seen::Gateway)?;
-            to_service(lab, "node-1", NEXT_DOOR, Seen::Node)?;
-            to_service(lab, "node-1", FOREIGN, Seen::Gateway)
+    let talk = move |client, service, seen| Talk { proxy, client, service, seen };
+    Group::new(format!("services by {}, received by {}", proxy.name(), receive_mode.name()), config)
+        .case("a pod reaches a service whose backend is on another node", move |lab| talk(CLIENT, REMOTE, Seen::Client).to_service(lab))
+        .case("a pod reaches a service whose backend is next door", move |lab| talk(CLIENT, NEXT_DOOR, Seen::Client).to_service(lab))
+        .case("a pod reaches a service whose backend it is itself", move |lab| talk(CLIENT, ITSELF, Seen::Node).to_service(lab))
+        .case("a pod reaches a service whose backend is on a foreign node", move |lab| talk(CLIENT, FOREIGN, Seen::Client).to_service(lab))
+        .case("a process of the node reaches services", move |lab| {
+            talk("node-1", REMOTE, Seen::Gateway).to_service(lab)?;
+            talk("node-1", NEXT_DOOR, Seen::Node).to_service(lab)?;
+            talk("node-1", FOREIGN, Seen::Gateway).to_service(lab)
         })
-        .case("a pod reaches a node port of its own node", |lab| {
-            to_node_port(lab, CLIENT, REMOTE, Seen::Gateway)?;
-            to_node_port(lab, CLIENT, NEXT_DOOR, Seen::Node)?;
-            to_node_port(lab, CLIENT, ITSELF, Seen::Node)?;
-            to_node_port(lab, CLIENT, FOREIGN, Seen::Gateway)
+        .case("a pod reaches a node port of its own node", move |lab| {
+            talk(CLIENT, REMOTE, Seen::Gateway).to_node_port(lab)?;
+            talk(CLIENT, NEXT_DOOR, Seen::Node).to_node_port(lab)?;
+            talk(CLIENT, ITSELF, Seen::Node).to_node_port(lab)?;
+            talk(CLIENT, FOREIGN, Seen::Gateway).to_node_port(lab)
         })
-        .case("a pod of another node reaches a node port", |lab| {
-            to_node_port(lab, "node-2-pod-2", REMOTE, Seen::Gateway)?;
-            to_node_port(lab, "node-2-pod-2", NEXT_DOOR, Seen::Node)
+        .case("a pod of another node reaches a node port", move |lab| {
+            talk("node-2-pod-2", REMOTE, Seen::Gateway).to_node_port(lab)?;
+            talk("node-2-pod-2", NEXT_DOOR, Seen::Node).to_node_port(lab)?;
+            talk("node-2-pod-2", ITSELF, Seen::Node).to_node_port(lab)?;
+            talk("node-2-pod-2", FOREIGN, Seen::Gateway).to_node_port(lab)
         })
-        .case("the outside reaches a node port", |lab| {
-            to_node_port(lab, "outside", REMOTE, Seen::Gateway)?;
-            to_node_port(lab, "outside", NEXT_DOOR, Seen::Node)?;
-            to_node_port(lab, "outside", FOREIGN, Seen::Gateway)
+        .case("the outside reaches a node port", move |lab| {
+            talk("outside", REMOTE, Seen::Gateway).to_node_port(lab)?;
+            talk("outside", NEXT_DOOR, Seen::Node).to_node_port(lab)?;
+            talk("outside", FOREIGN, Seen::Gateway).to_node_port(lab)
         })
-        .case("the outside reaches a local pod by a node port that keeps its address", |lab| {
+        .case("the outside reaches a local pod by a node port that keeps its address", move |lab| {
             let target = SocketAddrV4::new(lab.nodes[0].address, NEXT_DOOR.local_node_port());
-            converse(lab, "outside", target, NEXT_DOOR, Seen::Client)
+            talk("outside", NEXT_DOOR, Seen::Client).converse(lab, target)
         })
-        .case("services work with strict reverse-path checks", strict)
-        .case("services work when the wire carries no super-packets", |lab| {
+        .case("services work with strict reverse-path checks", move |lab| strict(lab, proxy))
+        .case("services work when the wire carries no super-packets", move |lab| {
             check::set_offloads(lab, false)?;
-            to_service(lab, CLIENT, REMOTE, Seen::Client)?;
-            to_service(lab, CLIENT, NEXT_DOOR, Seen::Client)?;
-            to_node_port(lab, "outside", REMOTE, Seen::Gateway)?;
+            talk(CLIENT, REMOTE, Seen::Client).to_service(lab)?;
+            talk(CLIENT, NEXT_DOOR, Seen::Client).to_service(lab)?;
+            talk("outside", REMOTE, Seen::Gateway).to_node_port(lab)?;
             check::set_offloads(lab, true)
         })
-        .case("flows between the same pods that use no service take the direct way", |lab| {
+        .case("flows between the same pods that use no service take the direct way", move |lab| {
             direct(lab, CLIENT, "node-2-pod-1")?;
             direct(lab, CLIENT, "node-1-pod-2")
         })
-        .case("no checksum was wrong", |lab| check::no_bad_checksum(lab))
+        .case("no checksum was wrong", move |lab| check::no_bad_checksum(lab))
 }
 
 /// Whose address the backend sees.
@@ -92,41 +95,59 @@ pub(crate) enum Seen {
     Gateway,
 }
 
-pub(crate) fn to_service(lab: &Lab, client: &str, service: Service, seen: Seen) -> anyhow::Result<()> {
-    converse(lab, client, SocketAddrV4::new(VIP, service.port), service, seen)
+/// A conversation of a client with a service, and whom the backend takes it for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Talk {
+    /// Who made the rules.
+    pub(crate) proxy: Proxy,
+    /// Who asks.
+    pub(crate) client: &'static str,
+    /// Whom.
+    pub(crate) service: Service,
+    /// As whom.
+    pub(crate) seen: Seen,
 }
 
-pub(crate) fn to_node_port(lab: &Lab, client: &str, service: Service, seen: Seen) -> anyhow::Result<()> {
-    converse(lab, client, SocketAddrV4::new(lab.nodes[0].address, service.node_port()), service, seen)
-}
-
-/// `client` talks to a service at `target`: TCP, UDP, and UDP that is too long for one packet in each direction.
-fn converse(lab: &Lab, client: &str, target: SocketAddrV4, service: Service, seen: Seen) -> anyhow::Result<()> {
-    let node = &lab.nodes[0];
-    service_rules::publish(lab, node, &[REMOTE, NEXT_DOOR, ITSELF, FOREIGN], BACKEND_PORT)?;
-    let (from, backend) = (end(lab, client)?, end(lab, service.backend)?);
-    let expected = match seen {
-        Seen::Client => from.address,
-        Seen::Node => node.address,
-        Seen::Gateway => node.gateway(),
-    };
-    let conversation = || -> anyhow::Result<Duration> {
-        let connected = tcp_echo(&from, target, &backend, expected).context("TCP")?;
-        for (ask, answer) in [(8, 100), (8, 1300), (8, 5000), (4000, 8), (9000, 20_000)] {
-            udp_exchange(from.ns, target, &backend, (ask, answer), expected).with_context(|| format!("UDP, {ask} bytes for {answer}"))?;
-        }
-        Ok(connected)
-    };
-    let what = || format!("{client} to {target}, which is {}", service.backend);
-    let connected = conversation().with_context(what)?;
-    if client == CLIENT && *target.ip() == VIP {
-        note(format!("services, received by {}: {}: connected in {connected:.1?}", node.config.receive_mode.name(), what()));
+impl Talk {
+    pub(crate) fn to_service(self, lab: &Lab) -> anyhow::Result<()> {
+        self.converse(lab, SocketAddrV4::new(VIP, self.service.port))
     }
-    Ok(())
+
+    pub(crate) fn to_node_port(self, lab: &Lab) -> anyhow::Result<()> {
+        self.converse(lab, SocketAddrV4::new(lab.nodes[0].address, self.service.node_port()))
+    }
+
+    /// The client talks to the service at `target`: TCP, UDP, and UDP that is too long for one packet in each direction.
+    fn converse(self, lab: &Lab, target: SocketAddrV4) -> anyhow::Result<()> {
+        let Self { proxy, client, service, seen } = self;
+        let node = &lab.nodes[0];
+        service_rules::publish(lab, proxy, &[REMOTE, NEXT_DOOR, ITSELF, FOREIGN], BACKEND_PORT)?;
+        let (from, backend) = (end(lab, client)?, end(lab, service.backend)?);
+        let expected = match seen {
+            Seen::Client => from.address,
+            Seen::Node => node.address,
+            Seen::Gateway => node.gateway(),
+        };
+        let conversation = || -> anyhow::Result<Duration> {
+            let connected = tcp_echo(&from, target, &backend, expected).context("TCP")?;
+            for (ask, answer) in [(8, 100), (8, 1300), (8, 5000), (4000, 8), (9000, 20_000)] {
+                udp_exchange(from.ns, target, &backend, (ask, answer), expected)
+                    .with_context(|| format!("UDP, {ask} bytes for {answer}"))?;
+            }
+            Ok(connected)
+        };
+        let what = || format!("{client} to {target}, which is {}", service.backend);
+        let connected = conversation().with_context(what)?;
+        if client == CLIENT && *target.ip() == VIP {
+            let (proxy, rung) = (proxy.name(), node.config.receive_mode.name());
+            note(format!("services by {proxy}, received by {rung}: {}: connected in {connected:.1?}", what()));
+        }
+        Ok(())
+    }
 }
 
 /// With reverse-path checks at their strictest (`rp_filter` 1) a packet must come in where the route to its source leads.
-fn strict(lab: &mut Lab) -> anyhow::Result<()> {
+fn strict(lab: &mut Lab, proxy: Proxy) -> anyhow::Result<()> {
     let set = |value: &str| lab.nodes.iter().try_for_each(|node| node.ns.set_sysctl("net.ipv4.conf.all.rp_filter", value));
     // The larger of "all" and the device's own counts (ip-sysctl.rst), and the devices have 2.
     let devices = |value: &str| -> anyhow::Result<()> {
@@ -140,10 +161,11 @@ fn strict(lab: &mut Lab) -> anyhow::Result<()> {
     set("1").and_then(|()| devices("1"))?;
     for service in [REMOTE, NEXT_DOOR, ITSELF, FOREIGN] {
         let seen = if service.backend == CLIENT { Seen::Node } else { Seen::Client };
-        to_service(lab, CLIENT, service, seen)?;
+        Talk { proxy, client: CLIENT, service, seen }.to_service(lab)?;
     }
-    to_node_port(lab, CLIENT, REMOTE, Seen::Gateway)?;
-    to_node_port(lab, "outside", REMOTE, Seen::Gateway)?;
+    for client in [CLIENT, "outside"] {
+        Talk { proxy, client, service: REMOTE, seen: Seen::Gateway }.to_node_port(lab)?;
+    }
     set("2").and_then(|()| devices("2"))
 }
 

@@ -108,6 +108,8 @@ pub fn rules(services: u32, flannel: Option<Ipv4Net>, backend: Ipv4Addr) -> Rule
             _ => (0..BACKENDS).map(|n| SocketAddrV4::new(far(index * BACKENDS + n), BACKEND_PORT)).collect(),
         },
         node_port: None,
+        affinity: false,
     };
-    Rules { cluster: cluster(), services: (0..services).map(service).collect(), flannel, random_fully: true }
+    let services = (0..services).map(service).collect();
+    Rules { cluster: cluster(), services, pods: flannel.unwrap_or_else(cluster), flannel: flannel.is_some(), random_fully: true }
 }
