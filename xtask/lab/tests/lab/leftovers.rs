@@ -84,9 +84,15 @@ impl Drop for Files {
 fn rules(pod_cidr: Ipv4Net) -> anyhow::Result<Rules> {
     let backend = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 11), 8080);
     let address = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10), 80);
-    let service =
-        Service { name: "default/web:http".to_owned(), protocol: Protocol::Tcp, address, backends: vec![backend], node_port: None };
-    Ok(Rules { cluster: "10.244.0.0/16".parse()?, services: vec![service], flannel: Some(pod_cidr), random_fully: true })
+    let service = Service {
+        name: "default/web:http".to_owned(),
+        protocol: Protocol::Tcp,
+        address,
+        backends: vec![backend],
+        node_port: None,
+        affinity: false,
+    };
+    Ok(Rules { cluster: "10.244.0.0/16".parse()?, services: vec![service], pods: pod_cidr, flannel: true, random_fully: true })
 }
 
 fn in_the_way(lab: &mut Lab) -> anyhow::Result<()> {
