@@ -171,6 +171,9 @@ pub struct Places {
     /// Where the agent keeps status.json and its lock [default: /run/overlay]
     #[arg(long, value_name = "DIR", help_heading = "Places")]
     pub state_dir: Option<PathBuf>,
+    /// Where overlay-cni keeps the records of this node's pods: its stateDir [default: /var/lib/overlay/ipam]
+    #[arg(long, value_name = "DIR", help_heading = "Places")]
+    pub pods_dir: Option<PathBuf>,
 }
 
 /// What the agent keeps for the container runtime, and `cleanup` removes. `None`: not said.

@@ -24,6 +24,7 @@ pub const DEFAULT_VNI: u32 = 1;
 pub const DEFAULT_PORT: u16 = 8472;
 /// Mount point of bpffs unless configured.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+pub use crate::cni::configuration::DEFAULT_STATE_DIR as DEFAULT_PODS_DIR;
 /// State directory unless configured.
 pub const DEFAULT_STATE_DIR: &str = "/run/overlay";
 /// Longest time between two looks at everything unless configured.
@@ -50,10 +51,8 @@ pub struct Config {
     pub masquerade: bool,
     /// Networks that see a pod's own address: all pods', and those outside that know the way back.
     pub direct: Vec<Ipv4Net>,
-    /// Mount point of bpffs.
-    pub bpffs: PathBuf,
-    /// Directory of `status.json` and the lock.
-    pub state_dir: PathBuf,
+    /// Where things are.
+    pub directories: Directories,
     /// What is kept for the container runtime, and where.
     pub runtime: Option<(RuntimePlaces, Template)>,
     /// What the configuration asks for and does not get, though it does no harm.
@@ -64,6 +63,17 @@ pub struct Config {
     pub resync_interval: Duration,
     /// Form of the log.
     pub log_format: LogFormat,
+}
+
+/// Where the agent keeps what other commands need to find.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directories {
+    /// Mount point of bpffs.
+    pub bpffs: PathBuf,
+    /// Directory of `status.json` and the lock.
+    pub state_dir: PathBuf,
+    /// Directory of the records of pods.
+    pub pods_dir: PathBuf,
 }
 
 /// Where the list of nodes comes from.
@@ -203,7 +213,7 @@ impl Config {
             None => Source::Kubernetes { kubeconfig: settings.kubeconfig, api_server: settings.api_server },
         };
         let network = net_conf.network.map(|network| vec![network]);
-        let (bpffs, state_dir) = settings.places.resolve();
+        let directories = settings.places.resolve();
         Ok(Self {
             node_name,
             source,
@@ -214,8 +224,7 @@ impl Config {
             mtu: settings.mtu.or(net_conf.mtu),
             masquerade: settings.masquerade.unwrap_or(true),
             direct: [settings.cluster_cidr.or(network), settings.non_masquerade_cidrs].into_iter().flatten().flatten().collect(),
-            bpffs,
-            state_dir,
+            directories,
             runtime: settings.runtime.resolve()?.map(|places| (places, template)),
             notices: net_conf.notices,
             ebpf_object: settings.ebpf_object,
@@ -228,18 +237,25 @@ impl Config {
 impl Places {
     /// Puts flags and the file the agent was started with together; flags win. For commands that need nothing but the places.
     ///
-    /// Returns the mount point of bpffs and the state directory.
-    pub fn load(self, file: Option<&Path>) -> Result<(PathBuf, PathBuf), ConfigError> {
+    pub fn load(self, file: Option<&Path>) -> Result<Directories, ConfigError> {
         let file = file.map(read_file).transpose()?.unwrap_or_default();
         Ok(self.or(file.places).resolve())
     }
 
     fn or(self, other: Self) -> Self {
-        Self { bpffs: self.bpffs.or(other.bpffs), state_dir: self.state_dir.or(other.state_dir) }
+        Self {
+            bpffs: self.bpffs.or(other.bpffs),
+            state_dir: self.state_dir.or(other.state_dir),
+            pods_dir: self.pods_dir.or(other.pods_dir),
+        }
     }
 
-    fn resolve(self) -> (PathBuf, PathBuf) {
-        (self.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()), self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()))
+    fn resolve(self) -> Directories {
+        Directories {
+            bpffs: self.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
+            state_dir: self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            pods_dir: self.pods_dir.unwrap_or_else(|| DEFAULT_PODS_DIR.into()),
+        }
     }
 }
 

@@ -18,8 +18,9 @@ fn without_any_setting_the_documented_defaults_hold() {
     assert_eq!(config.receive_mode, ReceiveMode::Auto);
     assert_eq!((config.mtu, config.underlay_interface, config.ebpf_object), (None, None, None));
     assert_eq!((config.masquerade, config.direct), (true, Vec::new()));
-    assert_eq!(config.bpffs, Path::new("/sys/fs/bpf"));
-    assert_eq!(config.state_dir, Path::new("/run/overlay"));
+    assert_eq!(config.directories.bpffs, Path::new("/sys/fs/bpf"));
+    assert_eq!(config.directories.state_dir, Path::new("/run/overlay"));
+    assert_eq!(config.directories.pods_dir, Path::new("/var/lib/overlay/ipam"));
     assert_eq!(config.resync_interval, Duration::from_secs(30));
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!((config.runtime, config.notices), (None, Vec::new()));
@@ -89,6 +90,7 @@ cluster-cidr: 10.244.0.0/16
 non-masquerade-cidrs: [192.0.2.0/24, 198.51.100.0/24]
 bpffs: /bpf
 state-dir: /state
+pods-dir: /pods
 cni-conf-dir: /net.d
 cni-bin-dir: /bin
 cni-conf-name: 05-first.conflist
@@ -114,8 +116,7 @@ log-format: json
             mtu: Some(1400),
             masquerade: false,
             direct: ["10.244.0.0/16", "192.0.2.0/24", "198.51.100.0/24"].map(|net| net.parse().unwrap()).into(),
-            bpffs: "/bpf".into(),
-            state_dir: "/state".into(),
+            directories: Directories { bpffs: "/bpf".into(), state_dir: "/state".into(), pods_dir: "/pods".into() },
             runtime: Some((
                 RuntimePlaces { configurations: "/net.d".into(), plugins: "/bin".into(), list_name: "05-first.conflist".to_owned() },
                 Template::parse(list).unwrap(),
@@ -130,10 +131,11 @@ log-format: json
 
 #[test]
 fn flags_win_over_the_file() {
-    let flags = Settings { vni: Some(5), places: Places { bpffs: Some("/flag".into()), state_dir: None }, ..Settings::default() };
+    let flags =
+        Settings { vni: Some(5), places: Places { bpffs: Some("/flag".into()), state_dir: None, pods_dir: None }, ..Settings::default() };
     let config = resolve(flags.or(parse("vni: 6\nport: 4789\nbpffs: /file\nstate-dir: /file\n").unwrap()));
     assert_eq!((config.vni, config.port), (5, 4789));
-    assert_eq!((config.bpffs, config.state_dir), ("/flag".into(), "/file".into()));
+    assert_eq!((config.directories.bpffs, config.directories.state_dir), ("/flag".into(), "/file".into()));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use ipnet::Ipv4Net;
 use overlay_agent::cli::{CleanupArgs, Cli, Command, Foreign, LogFormat, MeasureArgs, OutputFormat, RunArgs, StatusArgs};
-use overlay_agent::config::{Config, ConfigError};
+use overlay_agent::cni::ipam::Store;
+use overlay_agent::config::{Config, ConfigError, Directories};
 use overlay_agent::datapath::{Detours, PinDir, Tables};
 use overlay_agent::leftovers::{self, Leftovers};
 use overlay_agent::measure::{self, Record};
@@ -58,7 +59,7 @@ fn runtime() -> Result<Runtime> {
 }
 
 fn measure_rungs(args: MeasureArgs) -> Result<ExitCode> {
-    let (bpffs, state_dir) = args.places.load(args.config.as_deref())?;
+    let Directories { bpffs, state_dir, .. } = args.places.load(args.config.as_deref())?;
     let state_dir = StateDir::new(state_dir);
     let known = if args.again { None } else { Record::load(&state_dir) };
     let record = match known.map_or_else(|| measure_anew(&bpffs, &state_dir), Ok) {
@@ -84,15 +85,22 @@ fn measure_anew(bpffs: &Path, state_dir: &StateDir) -> Result<Record> {
 }
 
 fn show_status(args: StatusArgs) -> Result<ExitCode> {
-    let (bpffs, state_dir) = args.places.load(args.config.as_deref())?;
+    let Directories { bpffs, state_dir, pods_dir } = args.places.load(args.config.as_deref())?;
     let lists = args.runtime.lists(args.config.as_deref())?;
     let state_dir = StateDir::new(state_dir);
     let mut status = state_dir.read()?;
     status.leftovers = find_leftovers(&lists, &status.pod_networks())?.problem();
     let running = state_dir.is_locked()?;
     let pins = PinDir::new(&bpffs);
-    let counters = Tables::open(&pins).and_then(|tables| tables.counters()).ok();
-    let readings = Readings { counters, detours: Detours::read(&pins).ok() };
+    let tables = Tables::open(&pins).ok();
+    let wired = tables.as_ref().and_then(|tables| tables.pods().ok()).unwrap_or_default();
+    // Records that cannot be read are a problem of the agent's last pass already.
+    let records = Store::new(&pods_dir).pods().unwrap_or_default();
+    let readings = Readings {
+        counters: tables.and_then(|tables| tables.counters().ok()),
+        detours: Detours::read(&pins).ok(),
+        pods: status::pods(&wired, &records),
+    };
     let mut stdout = std::io::stdout();
     let text = match args.output {
         OutputFormat::Json => status::render_json(&status, running, &readings),
@@ -113,9 +121,9 @@ fn cleanup(args: CleanupArgs) -> Result<ExitCode> {
     if args.foreign == Some(Foreign::Flannel) {
         return cleanup_foreign(args);
     }
-    let (bpffs, state_dir) = args.places.load(args.config.as_deref())?;
+    let directories = args.places.load(args.config.as_deref())?;
     let places = args.runtime.load(args.config.as_deref())?;
-    let removed = runtime()?.block_on(reconcile::cleanup::cleanup(&bpffs, &state_dir, places.as_ref()))?;
+    let removed = runtime()?.block_on(reconcile::cleanup::cleanup(&directories, places.as_ref()))?;
     for line in &removed {
         println!("removed {line}");
     }
@@ -125,7 +133,7 @@ fn cleanup(args: CleanupArgs) -> Result<ExitCode> {
 
 /// Names what flannel left, asks, and removes it.
 fn cleanup_foreign(args: CleanupArgs) -> Result<ExitCode> {
-    let (_, state_dir) = args.places.load(args.config.as_deref())?;
+    let Directories { state_dir, .. } = args.places.load(args.config.as_deref())?;
     let lists = args.runtime.lists(args.config.as_deref())?;
     // A node that never had an agent has leftovers as well.
     let pod_networks = StateDir::new(state_dir).read().map(|status| status.pod_networks()).unwrap_or_default();

@@ -3,9 +3,11 @@
 //! The agent writes `status.json` below its state directory; `overlay-agent status` reads it. Touches nothing but that directory. Counters
 //! are not in the file: they are read from the kernel when somebody asks.
 
+mod pods;
 mod render;
 mod state_dir;
 
+pub use pods::{PodStatus, RecordStatus, Wiring, pods};
 pub use render::{Readings, Style, render_json, render_text};
 pub use state_dir::{LockError, StateDir, StatusError};
 

@@ -190,10 +190,12 @@ fn agent_accepts_its_command_line_and_its_configuration() {
     let config = Config::load(flags, Some(file.path())).unwrap_or_else(|error| panic!("config.yaml: {error}"));
 
     assert_eq!(config.source, Source::Kubernetes { kubeconfig: None, api_server: None });
-    let bpffs = config.bpffs.to_str().unwrap();
+    let bpffs = config.directories.bpffs.to_str().unwrap();
     assert_eq!(host_path(&pod, &agent, bpffs).as_deref(), Some("/sys/fs/bpf"));
-    let state_dir = config.state_dir.to_str().unwrap();
+    let state_dir = config.directories.state_dir.to_str().unwrap();
     assert_eq!(host_path(&pod, &agent, state_dir).as_deref(), Some(state_dir), "the state directory is the host's, under the same name");
+    let pods_dir = config.directories.pods_dir.to_str().unwrap();
+    assert_eq!(host_path(&pod, &agent, pods_dir).as_deref(), Some(pods_dir), "the plugin runs on the host");
     let (runtime, _) = config.runtime.expect("pods are to be started");
     assert_eq!(host_path(&pod, &agent, runtime.configurations.to_str().unwrap()).as_deref(), Some("/etc/cni/net.d"));
     assert_eq!(host_path(&pod, &agent, runtime.plugins.to_str().unwrap()).as_deref(), Some("/opt/cni/bin"));

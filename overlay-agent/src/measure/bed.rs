@@ -6,7 +6,7 @@ use super::{MeasureError, Rung, Work, frames, work};
 use crate::cli::{LogFormat, ReceiveMode};
 use crate::clock;
 use crate::cluster::{Health, SourceKind, SourceState};
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, Directories, Source};
 use crate::datapath::Generator;
 use crate::model::{ClusterNode, Mac, Topology};
 use crate::netlink::{Cable, CableEnd, Namespace, Netlink, ethtool};
@@ -220,8 +220,7 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
         direct: Vec::new(),
         runtime: None,
         notices: Vec::new(),
-        bpffs: bpffs.to_owned(),
-        state_dir: PathBuf::new(),
+        directories: Directories { bpffs: bpffs.to_owned(), state_dir: PathBuf::new(), pods_dir: PathBuf::new() },
         ebpf_object: None,
         resync_interval: config::DEFAULT_RESYNC_INTERVAL,
         log_format: LogFormat::default(),

@@ -1,5 +1,7 @@
 //! Takes everything away that the agent and `overlay-cni` put on this node: the opposite of a pass, and of every pod's wire.
 
+use crate::cni::ipam::Store;
+use crate::config::Directories;
 use crate::datapath::{self, Direction, PinDir, Tables};
 use crate::firewall;
 use crate::install::RuntimePlaces;
@@ -8,15 +10,15 @@ use crate::model::{OVERLAY_DEVICE, Route};
 use crate::netlink::{self, Netlink};
 use crate::status::StateDir;
 use anyhow::{Context as _, Result};
-use std::path::Path;
 
 /// Removes every trace; returns what was removed, a line each. Pods of this node lose the network. `runtime`: where the agent kept files
 /// for the container runtime; they go first, so that no pod is started meanwhile.
 ///
 /// # Errors
 /// When an agent is running with this state directory, or something cannot be removed.
-pub async fn cleanup(bpffs: &Path, state_dir: &Path, runtime: Option<&RuntimePlaces>) -> Result<Vec<String>> {
-    let state_dir = StateDir::new(state_dir.to_owned());
+pub async fn cleanup(directories: &Directories, runtime: Option<&RuntimePlaces>) -> Result<Vec<String>> {
+    let Directories { bpffs, state_dir, pods_dir } = directories;
+    let state_dir = StateDir::new(state_dir.clone());
     let lock = state_dir.lock().context("stop the agent first")?;
     let netlink = Netlink::connect()?;
     let pins = PinDir::new(bpffs);
@@ -57,6 +59,9 @@ pub async fn cleanup(bpffs: &Path, state_dir: &Path, runtime: Option<&RuntimePla
         removed.push(format!("device {OVERLAY_DEVICE}"));
     }
     removed.extend(pins.remove_all()?.into_iter().map(|pin| format!("pin {}", pin.display())));
+    if Store::new(pods_dir).remove()? {
+        removed.push(format!("records of pods {}", pods_dir.display()));
+    }
     if measure::remove_scratch(bpffs)? {
         removed.push("what an interrupted measurement left".to_owned());
     }

@@ -4,6 +4,7 @@ use super::apply::{self, Executor};
 use super::plan::plan;
 use super::receive::{self, Rung};
 use crate::clock::now;
+use crate::cni::ipam::Store;
 use crate::config::Config;
 use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
 use crate::desired::{self, Inputs, desired};
@@ -45,7 +46,7 @@ impl<'a> Node<'a> {
     /// # Errors
     /// When the programs cannot be loaded or the maps not be opened.
     pub fn new(config: &'a Config, netlink: Netlink) -> Result<Self, DatapathError> {
-        let pins = PinDir::new(&config.bpffs);
+        let pins = PinDir::new(&config.directories.bpffs);
         let datapath = Datapath::load(&pins, config.ebpf_object.as_deref())?;
         let tables = datapath.tables()?;
         Ok(Self {
@@ -57,7 +58,7 @@ impl<'a> Node<'a> {
             receive: None,
             overlay_ifindex: None,
             pods_replaced: false,
-            measured: Record::load(&StateDir::new(config.state_dir.clone())),
+            measured: Record::load(&StateDir::new(config.directories.state_dir.clone())),
             firewall: firewall::Keeper::default(),
             unattached: BTreeSet::new(),
         })
@@ -240,6 +241,10 @@ impl<'a> Node<'a> {
             outcome.actions += 1;
         }
         veths.retain(|ifindex, _| alive.contains(ifindex));
+        for pod in Store::new(&self.config.directories.pods_dir).sweep(|pod| !is_there(&pod.host_interface))? {
+            info!(pod = pod.title(), address = %pod.address, device = pod.host_interface, "forget a pod whose veth is gone: its address is free");
+            outcome.actions += 1;
+        }
         let named: Vec<(u32, String)> = links.iter().filter(|link| veths.contains_key(&link.ifindex)).map(index_and_name).collect();
         if !self.pods_replaced {
             self.datapath.replace_on_pods(&named).context("cannot renew the program of a pod")?;
@@ -284,6 +289,11 @@ impl<'a> Node<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether there is such a device, at this moment.
+fn is_there(device: &str) -> bool {
+    nix::net::if_::if_nametoindex(device).is_ok()
 }
 
 /// What a pass did.

@@ -20,6 +20,8 @@ const FILE_RECHECK: Duration = Duration::from_secs(2);
 /// Rest after a pass, as a multiple of what it took: with a reason for one at any time, passes take half of a core and no more. On a node
 /// with thousands of peers a pass takes a quarter of a second, and a routing daemon can give reasons without end.
 const REST: u32 = 1;
+/// Longest rest after a pass that failed, whatever the reasons for another one: what somebody mends is seen within it.
+const LONGEST_REST: Duration = Duration::from_millis(800);
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
@@ -28,7 +30,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the node cannot be taken over: no privileges, no bpffs, another agent. What goes wrong later is reported and tried again.
 pub async fn run(config: &Config) -> Result<()> {
-    let mut state_dir = StateDir::new(config.state_dir.clone());
+    let mut state_dir = StateDir::new(config.directories.state_dir.clone());
     let _lock = state_dir.lock()?;
     let mut stop = Stop::new()?;
     let netlink = Netlink::connect()?;
@@ -78,7 +80,9 @@ pub async fn run(config: &Config) -> Result<()> {
         let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
         retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
         due = Instant::now() + wait;
-        rested = Instant::now() + begun.elapsed() * REST;
+        // What a pass that fails did itself may be an event: the reason to try again must not be that it was tried.
+        let rest = if complete { begun.elapsed() * REST } else { wait.min(LONGEST_REST) };
+        rested = Instant::now() + rest;
     }
     info!("agent stopped; the data path keeps running");
     Ok(())

@@ -1,6 +1,6 @@
 //! The status for a person, as tables, and for a program, as one JSON object.
 
-use super::{Path, Peer, Status};
+use super::{Path, Peer, PodStatus, Status, Wiring};
 use crate::cluster::Health;
 use crate::datapath::Detours;
 use crate::model::NeighbourState;
@@ -25,9 +25,11 @@ pub struct Readings {
     pub counters: Option<Counters>,
     /// Sockets that talk through the host's stack; the same.
     pub detours: Option<Detours>,
+    /// Pods of this node, from the maps and from the records of `overlay-cni`.
+    pub pods: Vec<PodStatus>,
 }
 
-/// The status as one JSON object: `status.json` with `running`, `healthy`, `problems`, `counters` and `detour` added.
+/// The status as one JSON object: `status.json` with `running`, `healthy`, `problems`, `pods`, `counters` and `detour` added.
 #[must_use]
 pub fn render_json(status: &Status, running: bool, readings: &Readings) -> String {
     let problems = status.problems(running);
@@ -35,6 +37,7 @@ pub fn render_json(status: &Status, running: bool, readings: &Readings) -> Strin
     // Both are structs with string keys.
     if let (Value::Object(object), Ok(Value::Object(status))) = (&mut object, serde_json::to_value(status)) {
         object.extend(status);
+        object.insert("pods".to_owned(), serde_json::to_value(&readings.pods).unwrap_or_default());
         object.insert("counters".to_owned(), readings.counters.as_ref().map_or(Value::Null, counters_json));
         object.insert("detour".to_owned(), readings.detours.as_ref().map_or(Value::Null, detours_json));
     }
@@ -80,6 +83,9 @@ pub fn render_text(status: &Status, running: bool, readings: &Readings, style: S
     section(&mut text, "Node", &overview(status, &problems, style));
     if !status.peers.is_empty() {
         section(&mut text, &format!("Peers ({})", status.peers.len()), &peers(&status.peers, style));
+    }
+    if !readings.pods.is_empty() {
+        section(&mut text, &format!("Pods ({})", readings.pods.len()), &pods(&readings.pods, style));
     }
     if let Some(counters) = &readings.counters {
         section(&mut text, "Packets", &flow_table(counters, style));
@@ -224,6 +230,29 @@ fn peers(peers: &[Peer], style: Style) -> Table {
         if let Some(notice) = &peer.notice {
             table.add_row([Cell::new(""), Cell::new(notice).fg(Color::Yellow)]);
         }
+    }
+    table
+}
+
+fn pods(pods: &[PodStatus], style: Style) -> Table {
+    /// As many digits of a container's id as other tools show.
+    const SHORT_ID: usize = 12;
+    let mut table = table(style);
+    table.set_header(header(&["address", "pod", "container", "device", "state", "since"]));
+    for pod in pods {
+        let record = pod.record.as_ref();
+        let colour = if pod.wiring == Wiring::Wired { Color::Green } else { Color::Yellow };
+        table.add_row([
+            Cell::new(pod.address),
+            Cell::new(or_dash(record.map(|record| &record.title))),
+            Cell::new(or_dash(record.map(|record| record.container_id.chars().take(SHORT_ID).collect::<String>()))),
+            Cell::new(
+                record
+                    .map_or_else(|| or_dash(pod.ifindex.map(|ifindex| format!("index {ifindex}"))), |record| record.host_interface.clone()),
+            ),
+            Cell::new(pod.wiring.words()).fg(colour),
+            Cell::new(or_dash(record.map(|record| record.since))),
+        ]);
     }
     table
 }

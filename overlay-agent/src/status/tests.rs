@@ -60,7 +60,7 @@ fn healthy() -> Status {
 }
 
 fn read(counters: &Counters) -> Readings {
-    Readings { counters: Some(*counters), detours: None }
+    Readings { counters: Some(*counters), ..Readings::default() }
 }
 
 fn degraded() -> Status {
@@ -159,7 +159,7 @@ fn a_full_detour_is_told_with_what_it_means() {
     let seconds = std::time::Duration::from_secs;
     let text = |sockets| {
         let detours = Some(Detours { sockets, capacity: 65_536, longest_silence: seconds(75) });
-        let readings = Readings { counters: None, detours };
+        let readings = Readings { detours, ..Readings::default() };
         (render_text(&healthy(), true, &readings, Style { colour: false }), render_json(&healthy(), true, &readings))
     };
     assert!(!text(61_000).0.contains("DETOUR"));

@@ -1,10 +1,11 @@
 //! The overlay device.
 
 use crate::sandbox::{ip, ip_all, ip_link};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use overlay_agent::model::{Mac, OVERLAY_DEVICE, OverlayLink};
 use overlay_agent::netlink::{Error, Netlink};
 use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
 
 pub(crate) const LINK: OverlayLink =
     OverlayLink { mac: Mac([0x0e, 0x4f, 10, 0, 0, 1]), mtu: 1450, port: 8472, address: Ipv4Addr::new(10, 244, 1, 1) };
@@ -92,7 +93,12 @@ pub(crate) async fn a_taken_port_names_the_culprit() -> Result<()> {
     let program = UdpSocket::bind(("0.0.0.0", 8472))?;
     refused("some program").await?;
     drop(program);
-    netlink.create_overlay_link(&LINK).await?;
+    // A program another case starts at this moment has the socket until its `exec`.
+    let patience = Instant::now() + Duration::from_secs(2);
+    while let Err(error) = netlink.create_overlay_link(&LINK).await {
+        ensure!(matches!(error, Error::PortTaken { .. }) && Instant::now() < patience, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }
 

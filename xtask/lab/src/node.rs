@@ -78,6 +78,7 @@ impl Node {
             nodes_file: Some(nodes_file.to_owned()),
             bpffs: mounts.bpffs(),
             state_dir: mounts.state(),
+            pods_dir: mounts.state().join("ipam"),
             receive_mode,
             extra: Vec::new(),
         };
@@ -129,6 +130,7 @@ impl Node {
     pub fn start_runtime(&mut self) -> anyhow::Result<()> {
         let containerd = Containerd::start(&self.ns, &self.mounts.runtime(), Some(&self.config.bpffs))?;
         self.config.extra.extend(runtime_flags(&containerd));
+        self.config.pods_dir = containerd.place().addresses();
         self.runtime = Some(Box::new(containerd));
         Ok(())
     }
@@ -290,7 +292,7 @@ impl Node {
     /// It fails: the message holds what it said.
     pub fn cleanup(&self) -> anyhow::Result<String> {
         let mut command = self.ns.command(self.config.program()?);
-        command.args(["cleanup", "--bpffs"]).arg(&self.config.bpffs).arg("--state-dir").arg(&self.config.state_dir);
+        command.arg("cleanup").args(self.config.places());
         command::run(command.args(self.runtime.iter().flat_map(|containerd| runtime_flags(containerd))))
     }
 

@@ -115,6 +115,9 @@ fn reap(child: Pid) -> Option<i32> {
     }
 }
 
+/// Where overlay-cni keeps what it knows, unless it is told another place.
+const MACHINES_PODS: &str = "/var/lib/overlay";
+
 /// The namespaces and mounts of the sandbox, made by its PID 1.
 fn furnish() -> anyhow::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)
@@ -123,6 +126,10 @@ fn furnish() -> anyhow::Result<()> {
     let closed = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run")] {
         mount(Some(kind), target, Some(kind), closed, None::<&str>).with_context(|| format!("mount {kind} on {target}"))?;
+    }
+    // The records of this machine's own pods: an agent of the lab that is not told of its own would take them for pods that are gone.
+    if std::path::Path::new(MACHINES_PODS).is_dir() {
+        mount(Some("tmpfs"), MACHINES_PODS, Some("tmpfs"), closed, None::<&str>).with_context(|| format!("hide {MACHINES_PODS}"))?;
     }
     nix::unistd::sethostname("overlay-lab").context("set the host name")?;
     for directory in ["/run/netns", "/run/lock", ROOT] {

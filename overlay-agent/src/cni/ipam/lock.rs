@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Name of the lock file.
-const NAME: &str = "lock";
+pub(super) const NAME: &str = "lock";
 
 /// Nobody else works on this device of this container while it is held.
 #[derive(Debug)]

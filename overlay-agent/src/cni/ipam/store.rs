@@ -254,6 +254,32 @@ impl Store {
         replaced
     }
 
+    /// Removes every record and the directory, if nothing else is in it; whether there was one. For whoever takes the node's pods away.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn remove(&self) -> Result<bool, StoreError> {
+        if !self.directory.exists() {
+            return Ok(false);
+        }
+        let lock = StoreLock::wait(&self.directory)?;
+        self.remove_other_boots(Path::new(""))?;
+        for name in [NEXT, super::lock::NAME] {
+            let path = self.directory.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
+                _ => {}
+            }
+        }
+        drop(lock);
+        match fs::remove_dir(&self.directory) {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Err(failed("remove", &self.directory)(error))
+            }
+            _ => Ok(true),
+        }
+    }
+
     /// Removes the files of other boots.
     fn remove_other_boots(&self, current: &Path) -> Result<(), StoreError> {
         for entry in fs::read_dir(&self.directory).map_err(failed("list", &self.directory))? {

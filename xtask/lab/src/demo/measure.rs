@@ -167,7 +167,7 @@ fn wait_known(lab: &Lab, node: &str, pod_cidr: Ipv4Net, known: bool, start: Inst
 
 fn knows(node: &Node, pod_cidr: Ipv4Net) -> anyhow::Result<bool> {
     for entry in bpf::dump(&node.pins(), map::SUBNETS)? {
-        if bpf::address(&entry["key"]["data"])? == pod_cidr.network() {
+        if bpf::address(&entry["key"]["addr"])? == pod_cidr.network() {
             return Ok(true);
         }
     }

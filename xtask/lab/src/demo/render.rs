@@ -144,7 +144,7 @@ fn excerpt(map: &MapReport) -> String {
 /// A key of a map: an address, or the network a longest-prefix-match key stands for.
 fn key(key: &Value) -> String {
     match key {
-        Value::Object(prefix) => format!("{}/{}", scalar(&prefix["data"]), prefix["prefix_len"]),
+        Value::Object(prefix) => format!("{}/{}", scalar(&prefix["addr"]), prefix["prefix_len"]),
         other => scalar(other),
     }
 }

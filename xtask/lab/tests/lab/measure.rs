@@ -30,7 +30,7 @@ pub(crate) fn groups() -> Vec<Group> {
 
 fn command(node: &Node) -> anyhow::Result<Command> {
     let mut command = node.ns.command(binary()?);
-    command.args(["measure", "--bpffs"]).arg(&node.config.bpffs).arg("--state-dir").arg(&node.config.state_dir);
+    command.arg("measure").args(node.config.places());
     Ok(command)
 }
 

@@ -200,7 +200,7 @@ impl Bed {
                 node.config.binary = build.map(|build| build.agent.clone());
                 node.wirer = build.and_then(|build| build.wirer.clone());
                 node.steer_flows = steered;
-                Side::Ours(node)
+                Side::Ours(Box::new(node))
             }
             System::Flannel { .. } => {
                 let mut node = ForeignNode::create(underlay, place, number)?;

@@ -39,7 +39,7 @@ impl Pair {
 #[derive(Debug)]
 pub enum Side {
     /// With our agent.
-    Ours(Node),
+    Ours(Box<Node>),
     /// With the kernel's vxlan.
     Flannel(ForeignNode),
     /// With routes.

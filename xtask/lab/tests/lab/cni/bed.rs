@@ -39,7 +39,7 @@ impl Guest {
 
 /// Where the plugin keeps the addresses of a node.
 pub(crate) fn state_dir(node: &Node) -> PathBuf {
-    node.runtime.as_ref().map_or_else(|| node.config.state_dir.join("ipam"), |containerd| containerd.place().addresses())
+    node.config.pods_dir.clone()
 }
 
 /// The plugin's own configuration on a node.

@@ -1,6 +1,7 @@
 //! What is half gone: DEL, GC and ADD after namespaces, devices, agents and whole boots went away.
 
 use super::bed::{Guest, address, alone, host, ifindex, plugin, refused, runtime, state_dir, tables, traces, unchanged};
+use crate::check::eventually;
 use crate::harness::Group;
 use anyhow::{Context as _, ensure};
 use nix::mount::{MsFlags, mount, umount};
@@ -11,6 +12,7 @@ use overlay_lab::sandbox;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 pub(crate) fn group() -> Group {
     Group::new("overlay-cni, half gone", LabConfig { nodes: 2, pods: 0, ..LabConfig::default() })
@@ -19,6 +21,7 @@ pub(crate) fn group() -> Group {
         .case("an ADD that was cut short is made good by the next one", cut_short)
         .case("GC takes away what is not to stay, and nothing else", garbage)
         .case("no agent is needed while the node is ready", without_agent)
+        .case("status names every pod, and the agent frees the address of one whose device is gone", swept)
         .case("after a reboot every address is free and old pods can be deleted", rebooted)
 }
 
@@ -83,12 +86,51 @@ fn no_data_path(lab: &mut Lab) -> anyhow::Result<()> {
 
 /// Every file of addresses of a node.
 fn state_text(node: &Node) -> anyhow::Result<String> {
-    let files = fs::read_dir(state_dir(node))?.flatten().filter(|entry| entry.file_name() != "lock");
+    let files = fs::read_dir(state_dir(node)).into_iter().flatten().flatten().filter(|entry| entry.file_name() != "lock");
     Ok(files.map(|entry| fs::read_to_string(entry.path())).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-/// Between record and wire a process was killed; the runtime asks again without having deleted.
+/// What `status` says of a node's pods: title, address, device, and how far record and data path agree.
+fn pods(node: &Node) -> anyhow::Result<Vec<String>> {
+    let status = node.status()?;
+    let pods = status["pods"].as_array().context("no pods in the status")?;
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let pod =
+        |pod: &Value| [&pod["record"]["title"], &pod["address"], &pod["record"]["host_interface"], &pod["wiring"]].map(text).join(" ");
+    Ok(pods.iter().map(pod).collect())
+}
+
+fn swept(lab: &mut Lab) -> anyhow::Result<()> {
+    let node = &lab.nodes[0];
+    let (runtime, before, list) = (runtime(node)?, traces(node)?, alone(node, "1.1.0"));
+    let (mut one, two) = (Guest::new("cni-a")?, Guest::new("cni-b")?);
+    "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=7f0a".clone_into(&mut one.container.args);
+    let (first, second) = (runtime.add(&list, &one.container)?, runtime.add(&list, &two.container)?);
+    let line = |title: &str, result: &Value| anyhow::Ok(format!("{title} {} {} wired", address(result)?, host(result)));
+    let expected = [line("shop/web-0", &first)?, line(&two.container.id, &second)?];
+    ensure!(pods(node)? == expected, "{:?}, not {expected:?}", pods(node)?);
+    // The kernel takes the veth with the namespace, and nobody calls DEL.
+    drop(one);
+    eventually(Duration::from_secs(5), || {
+        let left = pods(node)?;
+        ensure!(left == expected[1..], "{left:?}");
+        Ok(())
+    })?;
+    runtime.check(&list, &two.container, &second)?;
+    runtime.del(&list, &two.container, None)?;
+    eventually(Duration::from_secs(5), || unchanged(node, &before))
+}
+
+/// Between record and wire a process was killed; the runtime asks again without having deleted. Without an agent, which would free the
+/// address meanwhile.
 fn cut_short(lab: &mut Lab) -> anyhow::Result<()> {
+    lab.nodes[0].stop_agent()?;
+    let outcome = added_again(lab);
+    lab.nodes[0].start_agent()?;
+    outcome
+}
+
+fn added_again(lab: &Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let (runtime, before, list) = (runtime(node)?, traces(node)?, alone(node, "1.1.0"));
     let (one, two) = (Guest::new("cni-a")?, Guest::new("cni-b")?);
