@@ -1,7 +1,8 @@
-//! Puts the eBPF object where `include_bytes_aligned!` finds it: `$OUT_DIR/overlay-ebpf`.
+//! Puts the eBPF objects where `include_bytes_aligned!` finds them: `$OUT_DIR/overlay-ebpf` and `$OUT_DIR/generator`.
 //!
-//! The object is the one `OVERLAY_EBPF_OBJECT` names, else `target/ebpf/overlay-ebpf` as `cargo xtask build-ebpf` leaves it. Without one the
-//! file is empty, so that the agent compiles on any machine; it says at run time that it holds no object and how to get one.
+//! The first is the one `OVERLAY_EBPF_OBJECT` names, else `target/ebpf/overlay-ebpf` as `cargo xtask build-ebpf` leaves it; the second is
+//! `target/ebpf/generator`. Without one the file is empty, so that the agent compiles on any machine; it says at run time that it holds no
+//! object and how to get one.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -14,9 +15,14 @@ fn main() {
 
     let bytes = match env::var_os(NAMED).filter(|path| !path.is_empty()) {
         Some(path) => named(Path::new(&path)),
-        None => built(),
+        None => built("overlay-ebpf"),
     };
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("overlay-ebpf");
+    put("overlay-ebpf", &bytes);
+    put("generator", &built("generator"));
+}
+
+fn put(name: &str, bytes: &[u8]) {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(name);
     fs::write(&out, bytes).unwrap_or_else(|error| panic!("cannot write {}: {error}", out.display()));
 }
 
@@ -26,11 +32,11 @@ fn named(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{NAMED} names {}, which cannot be read: {error}", path.display()))
 }
 
-/// The object in its usual place, or nothing.
-fn built() -> Vec<u8> {
+/// An object in its usual place, or nothing.
+fn built(name: &str) -> Vec<u8> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("overlay-agent is a folder of the workspace");
     let folder = workspace.join("target/ebpf");
-    let object = folder.join("overlay-ebpf");
+    let object = folder.join(name);
     if let Ok(bytes) = fs::read(&object) {
         println!("cargo::rerun-if-changed={}", object.display());
         return bytes;

@@ -17,6 +17,22 @@ Exit codes:
   2  wrong usage
   3  degraded: the agent is not running, a node is left out, a peer cannot be reached, or the last pass had errors";
 
+/// Told by the help of `measure`.
+const MEASURE_AFTER_HELP: &str = "\
+Needs CAP_SYS_ADMIN beside the agent's own capabilities: network namespaces take it.
+
+  overlay-agent measure            figures, and what follows for a virtual and for a physical NIC
+  overlay-agent measure --again    measure anew
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
+/// Exit codes of `overlay-agent cleanup`, told by its help.
+const CLEANUP_AFTER_HELP: &str = "\
+Exit codes:
+  0  removed, or nothing to remove
+  1  failed, or not wanted after all
+  2  wrong usage, or nobody there to be asked";
+
 /// Told by the help of every command with settings.
 const FILE_AFTER_HELP: &str = "\
 Every setting may also stand in the file named by --config, under the name of its flag:
@@ -44,12 +60,19 @@ pub enum Command {
     /// On SIGTERM it ends and leaves the data path running: pods keep talking while it is upgraded.
     #[command(after_help = FILE_AFTER_HELP)]
     Run(Box<RunArgs>),
+    /// Measure which way of receiving is the fastest on this machine, for `receive-mode: auto`
+    ///
+    /// Makes scratch nodes in network namespaces without a name, sends between them for about ten seconds, and keeps the figures in the state
+    /// directory until kernel or programs change. Touches nothing of the host's network. To be run before the agent; the manifests do.
+    #[command(after_help = MEASURE_AFTER_HELP)]
+    Measure(MeasureArgs),
     /// Show what the agent of this node knows and does
     #[command(after_help = STATUS_AFTER_HELP)]
     Status(StatusArgs),
     /// Remove every trace of the agent from this node: programs, maps, pins, routes, neighbours, packet filter rules, the overlay device
     ///
-    /// Pods of this node lose the network. Stop the agent first.
+    /// Pods of this node lose the network. Stop the agent first. With --foreign nothing of the agent's is removed, and it may run.
+    #[command(after_help = CLEANUP_AFTER_HELP)]
     Cleanup(CleanupArgs),
 }
 
@@ -67,12 +90,35 @@ pub struct RunArgs {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The file the agent was started with; read for `state-dir` and `bpffs`
+    /// The file the agent was started with; read for the settings below
     #[arg(long, value_name = "FILE", env = "OVERLAY_CONFIG")]
     pub config: Option<PathBuf>,
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// How to print it
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+/// Arguments of `measure`.
+#[derive(Debug, Args)]
+pub struct MeasureArgs {
+    /// The file the agent is started with; read for `state-dir` and `bpffs`
+    #[arg(long, value_name = "FILE", env = "OVERLAY_CONFIG")]
+    pub config: Option<PathBuf>,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub places: Places,
+    /// Measure even if kernel and programs are still those of the last measurement
+    #[arg(long)]
+    pub again: bool,
+    /// Exit with 0 when nothing can be measured: the agent works without
+    #[arg(long)]
+    pub optional: bool,
     /// How to print it
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
@@ -81,12 +127,30 @@ pub struct StatusArgs {
 /// Arguments of `cleanup`.
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
-    /// The file the agent was started with; read for `state-dir` and `bpffs`
+    /// The file the agent was started with; read for the settings below
     #[arg(long, value_name = "FILE", env = "OVERLAY_CONFIG")]
     pub config: Option<PathBuf>,
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// Remove what another network left on this node instead, after asking: devices, rules, files
+    ///
+    /// Remove the other network's own pods first (flannel's DaemonSet), or it makes everything anew. Pods that it started lose the network.
+    #[arg(long, value_name = "NETWORK")]
+    pub foreign: Option<Foreign>,
+    /// Do not ask
+    #[arg(long, requires = "foreign")]
+    pub yes: bool,
+}
+
+/// A network whose leftovers are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Foreign {
+    /// flannel with the vxlan backend.
+    Flannel,
 }
 
 /// How `status` prints.
@@ -107,6 +171,22 @@ pub struct Places {
     /// Where the agent keeps status.json and its lock [default: /run/overlay]
     #[arg(long, value_name = "DIR", help_heading = "Places")]
     pub state_dir: Option<PathBuf>,
+}
+
+/// What the agent keeps for the container runtime, and `cleanup` removes. `None`: not said.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// Write a list of plugins for the container runtime here, once the node is ready: the host's /etc/cni/net.d
+    ///
+    /// Goes with --cni-bin-dir. Without both nothing is written, and pods are not started through the overlay.
+    #[arg(long, value_name = "DIR", help_heading = "Container runtime")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Install the plugin here: the host's /opt/cni/bin
+    #[arg(long, value_name = "DIR", help_heading = "Container runtime")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// File name of the list; a runtime takes the first of its directory [default: 10-overlay.conflist]
+    #[arg(long, value_name = "NAME", value_parser = list_name, help_heading = "Container runtime")]
+    pub cni_conf_name: Option<String>,
 }
 
 /// Every setting of the agent, as flags and as keys of the configuration file. `None`: not said.
@@ -134,6 +214,9 @@ pub struct Settings {
     /// The NIC that carries the tunnel [default: the one that has this node's address]
     #[arg(long, value_name = "NIC", value_parser = interface_name, help_heading = "Tunnel")]
     pub underlay_interface: Option<String>,
+    /// Take the tunnel's settings from flannel's net-conf.json; what is set here as well wins
+    #[arg(long, value_name = "FILE", help_heading = "Tunnel")]
+    pub net_conf: Option<PathBuf>,
     /// VXLAN network identifier, the same on every node [default: 1]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=0x00ff_ffff), help_heading = "Tunnel")]
     pub vni: Option<u32>,
@@ -165,6 +248,13 @@ pub struct Settings {
     #[expect(missing_docs, reason = "clap would print it as help")]
     #[command(flatten)]
     pub places: Places,
+    #[expect(missing_docs, reason = "clap would print it as help")]
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// Make the list of plugins from this one: ours, or flannel's cni-conf.json [default: ours, portmap, bandwidth]
+    #[arg(long, value_name = "FILE", help_heading = "Container runtime")]
+    pub cni_conf: Option<PathBuf>,
+
     /// Load this eBPF object instead of the one built in
     #[arg(long, value_name = "FILE", help_heading = "Places")]
     pub ebpf_object: Option<PathBuf>,
@@ -183,7 +273,7 @@ pub const MIN_MTU: u32 = 576 + abi::ENCAP_OVERHEAD;
 /// How VXLAN packets are received: the rung of the ladder that is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReceiveMode {
-    /// The best that works on the NIC, found by trying.
+    /// The fastest for such a NIC, as `overlay-agent measure` found it; without a measurement XDP on a physical NIC, TC on a virtual one.
     #[default]
     Auto,
     /// XDP in the driver.
@@ -217,7 +307,7 @@ impl ValueEnum for ReceiveMode {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
-            Self::Auto => "the best that works on the NIC, found by trying",
+            Self::Auto => "the fastest for such a NIC, by `overlay-agent measure`; else xdp on a physical NIC, tc on a virtual one",
             Self::Xdp => "XDP in the driver of the NIC",
             Self::XdpRedirect => "XDP in the driver of the NIC, and from there straight into the pod; for NICs that fill in checksums",
             Self::Tc => "TC ingress of the NIC",
@@ -252,6 +342,16 @@ fn interface_name(text: &str) -> Result<String, String> {
         && !matches!(text, "." | "..")
         && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
     if valid { Ok(text.to_owned()) } else { Err("a NIC's name has 1 to 15 characters, without space, '/' and ':'".to_owned()) }
+}
+
+/// A name that go-cni and libcni take for a list of plugins.
+fn list_name(text: &str) -> Result<String, String> {
+    let plain = !text.contains('/') && !text.starts_with('.');
+    if plain && text.len() > ".conflist".len() && text.ends_with(".conflist") {
+        Ok(text.to_owned())
+    } else {
+        Err("a list of plugins is a file whose name ends in .conflist".to_owned())
+    }
 }
 
 /// A network, as a network: an address in it would be taken for it by one reader and for itself by another.
@@ -315,6 +415,8 @@ mod tests {
             ("non-masquerade-cidrs", "10.0.0.0/8,0.0.0.0/0"),
             ("resync-interval", "0"),
             ("log-format", "xml"),
+            ("cni-conf-name", "10-overlay.conf"),
+            ("cni-conf-name", "../10-overlay.conflist"),
         ] {
             let result = Cli::try_parse_from(["overlay-agent", "run", &format!("--{flag}={value}")]);
             assert!(result.is_err(), "--{flag}={value} was accepted");

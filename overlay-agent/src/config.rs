@@ -2,7 +2,13 @@
 //!
 //! Reads the configuration file and the host name; touches nothing else. A `Config` that exists is usable: every value was checked.
 
+mod named;
+mod runtime;
+
+pub use named::FileProblem;
+
 use crate::cli::{LogFormat, Places, ReceiveMode, Settings};
+use crate::install::{RuntimePlaces, Template};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args as _, FromArgMatches as _};
 use ipnet::Ipv4Net;
@@ -48,6 +54,10 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Directory of `status.json` and the lock.
     pub state_dir: PathBuf,
+    /// What is kept for the container runtime, and where.
+    pub runtime: Option<(RuntimePlaces, Template)>,
+    /// What the configuration asks for and does not get, though it does no harm.
+    pub notices: Vec<String>,
     /// eBPF object to load instead of the embedded one.
     pub ebpf_object: Option<PathBuf>,
     /// Longest time between two looks at everything.
@@ -94,6 +104,24 @@ pub enum ConfigError {
     Wrong {
         /// One per wrong line.
         problems: Vec<Problem>,
+    },
+    /// A file that a setting names cannot be used.
+    #[error("{name}: {}: {problem}", path.display())]
+    BadFile {
+        /// The setting.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: FileProblem,
+    },
+    /// Only one of the runtime's two directories is set.
+    #[error("{set} is set and {missing} is not: a list of plugins without the plugin, or the other way round, starts no pod")]
+    HalfARuntime {
+        /// The setting that is there.
+        set: &'static str,
+        /// The one that is missing.
+        missing: &'static str,
     },
     /// The host has no name and none is configured.
     #[error("cannot tell the name of this node ({0}); set it with --node-name or NODE_NAME")]
@@ -165,6 +193,7 @@ impl Config {
     }
 
     fn resolve(settings: Settings, host_name: impl FnOnce() -> Result<String, String>) -> Result<Self, ConfigError> {
+        let (net_conf, template) = named::read(&settings)?;
         let node_name = match settings.node_name {
             Some(name) => name,
             None => host_name().map_err(ConfigError::NoNodeName)?,
@@ -173,19 +202,22 @@ impl Config {
             Some(path) => Source::File(path),
             None => Source::Kubernetes { kubeconfig: settings.kubeconfig, api_server: settings.api_server },
         };
+        let network = net_conf.network.map(|network| vec![network]);
         let (bpffs, state_dir) = settings.places.resolve();
         Ok(Self {
             node_name,
             source,
             underlay_interface: settings.underlay_interface,
-            vni: settings.vni.unwrap_or(DEFAULT_VNI),
-            port: settings.port.unwrap_or(DEFAULT_PORT),
+            vni: settings.vni.or(net_conf.vni).unwrap_or(DEFAULT_VNI),
+            port: settings.port.or(net_conf.port).unwrap_or(DEFAULT_PORT),
             receive_mode: settings.receive_mode.unwrap_or_default(),
-            mtu: settings.mtu,
+            mtu: settings.mtu.or(net_conf.mtu),
             masquerade: settings.masquerade.unwrap_or(true),
-            direct: [settings.cluster_cidr, settings.non_masquerade_cidrs].into_iter().flatten().flatten().collect(),
+            direct: [settings.cluster_cidr.or(network), settings.non_masquerade_cidrs].into_iter().flatten().flatten().collect(),
             bpffs,
             state_dir,
+            runtime: settings.runtime.resolve()?.map(|places| (places, template)),
+            notices: net_conf.notices,
             ebpf_object: settings.ebpf_object,
             resync_interval: settings.resync_interval.map_or(DEFAULT_RESYNC_INTERVAL, |seconds| Duration::from_secs(seconds.into())),
             log_format: settings.log_format.unwrap_or_default(),
@@ -224,6 +256,9 @@ impl Settings {
             port: self.port.or(other.port),
             receive_mode: self.receive_mode.or(other.receive_mode),
             mtu: self.mtu.or(other.mtu),
+            net_conf: self.net_conf.or(other.net_conf),
+            cni_conf: self.cni_conf.or(other.cni_conf),
+            runtime: self.runtime.or(other.runtime),
             masquerade: self.masquerade.or(other.masquerade),
             cluster_cidr: self.cluster_cidr.or(other.cluster_cidr),
             non_masquerade_cidrs: self.non_masquerade_cidrs.or(other.non_masquerade_cidrs),
@@ -334,14 +369,20 @@ pub fn known_names() -> Vec<String> {
     command().get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned).collect()
 }
 
-/// The known name `name` most likely means, if any is near. Finds `receive-mode` for `receiveMode`, `RECEIVE_MODE` and `recieve-mode`.
+/// The setting `name` most likely means, if any is near.
 fn nearest_name(name: &str) -> Option<String> {
+    nearest(name, known_names())
+}
+
+/// The one of the `known` names that `name` most likely means, if any is near. Finds `receive-mode` for `receiveMode`, `RECEIVE_MODE` and
+/// `recieve-mode`.
+pub(crate) fn nearest<K: AsRef<str>>(name: &str, known: impl IntoIterator<Item = K>) -> Option<K> {
     // More than a third of the letters wrong is another word.
     const NEAR: f64 = 0.66;
     let kebab = kebab_case(name);
-    known_names()
+    known
         .into_iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(&kebab, &known), known))
+        .map(|known| (strsim::normalized_damerau_levenshtein(&kebab, &kebab_case(known.as_ref())), known))
         .filter(|(similarity, _)| *similarity >= NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known)

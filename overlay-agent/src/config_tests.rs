@@ -1,4 +1,5 @@
 use super::*;
+use crate::install::DEFAULT_LIST_NAME;
 
 fn parse(text: &str) -> Result<Settings, String> {
     parse_file(Path::new("overlay.yaml"), text).map_err(|error| error.to_string())
@@ -21,6 +22,29 @@ fn without_any_setting_the_documented_defaults_hold() {
     assert_eq!(config.state_dir, Path::new("/run/overlay"));
     assert_eq!(config.resync_interval, Duration::from_secs(30));
     assert_eq!(config.log_format, LogFormat::Text);
+    assert_eq!((config.runtime, config.notices), (None, Vec::new()));
+}
+
+#[test]
+fn what_flannels_net_conf_says_counts_where_nothing_else_is_said() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), r#"{ "network": "10.244.0.0/16", "backend": { "type": "vxlan", "vni": 9, "port": 4789, "mtu": 1400 } }"#)
+        .unwrap();
+    let settings = Settings { net_conf: Some(file.path().to_owned()), vni: Some(3), ..Settings::default() };
+    let config = resolve(settings.clone());
+    assert_eq!((config.vni, config.port, config.mtu), (3, 4789, Some(1400)));
+    assert_eq!(config.direct, ["10.244.0.0/16".parse().unwrap()]);
+    std::fs::write(file.path(), r#"{ "Backend": { "Type": "wireguard" } }"#).unwrap();
+    let error = Config::resolve(settings, || Ok(String::new())).unwrap_err().to_string();
+    assert!(error.starts_with("net-conf: ") && error.contains("Backend.Type is \"wireguard\""), "{error}");
+}
+
+#[test]
+fn one_directory_of_the_runtime_without_the_other_is_refused() {
+    for (text, told) in [("cni-conf-dir: /a", "cni-bin-dir is not"), ("cni-bin-dir: /a", "cni-conf-dir is not")] {
+        let error = Config::resolve(parse(text).unwrap(), || Ok("host-a".to_owned())).unwrap_err();
+        assert!(error.to_string().contains(told), "{text}: {error}");
+    }
 }
 
 #[test]
@@ -31,6 +55,7 @@ fn the_help_tells_the_defaults_that_hold() {
         DEFAULT_PORT.to_string(),
         DEFAULT_BPFFS.to_owned(),
         DEFAULT_STATE_DIR.to_owned(),
+        DEFAULT_LIST_NAME.to_owned(),
         DEFAULT_RESYNC_INTERVAL.as_secs().to_string(),
     ] {
         assert!(help.contains(&format!("[default: {default}]")), "{default} is not in the help");
@@ -39,7 +64,17 @@ fn the_help_tells_the_defaults_that_hold() {
 
 #[test]
 fn every_setting_can_stand_in_the_file() {
-    let text = "
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let net_conf = file("net-conf.json", r#"{ "Backend": { "Type": "vxlan", "VNI": 5, "Learning": true } }"#);
+    let list = r#"{ "cniVersion": "0.3.1", "name": "own", "plugins": [{ "type": "flannel" }] }"#;
+    let cni_conf = file("cni-conf.json", list);
+    let text = &format!(
+        "
 node-name: node-7
 nodes-file: /etc/overlay/nodes.yaml
 kubeconfig: /etc/kubernetes/kubelet.conf
@@ -54,10 +89,16 @@ cluster-cidr: 10.244.0.0/16
 non-masquerade-cidrs: [192.0.2.0/24, 198.51.100.0/24]
 bpffs: /bpf
 state-dir: /state
+cni-conf-dir: /net.d
+cni-bin-dir: /bin
+cni-conf-name: 05-first.conflist
+net-conf: {net_conf}
+cni-conf: {cni_conf}
 ebpf-object: /o.bin
 resync-interval: 5
 log-format: json
-";
+"
+    );
     let settings = parse(text).unwrap();
     assert_eq!(text.lines().filter(|line| line.contains(':')).count(), known_names().len(), "a setting is missing in this test");
     let config = resolve(settings);
@@ -75,6 +116,11 @@ log-format: json
             direct: ["10.244.0.0/16", "192.0.2.0/24", "198.51.100.0/24"].map(|net| net.parse().unwrap()).into(),
             bpffs: "/bpf".into(),
             state_dir: "/state".into(),
+            runtime: Some((
+                RuntimePlaces { configurations: "/net.d".into(), plugins: "/bin".into(), list_name: "05-first.conflist".to_owned() },
+                Template::parse(list).unwrap(),
+            )),
+            notices: vec!["Backend.Learning is true: the list of nodes says all there is to learn".to_owned()],
             ebpf_object: Some("/o.bin".into()),
             resync_interval: Duration::from_secs(5),
             log_format: LogFormat::Json,

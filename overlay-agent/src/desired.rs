@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use overlay_common::abi;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use zerocopy::FromZeros as _;
 
 /// What [`desired`] is computed from.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +64,8 @@ const IPV4_MIN_MTU: u32 = 68;
 
 /// Computes what the kernel should hold.
 ///
-/// A peer the host has no route to has no entry in `NODES`, and so the programs drop and count what is sent to it; its route and its entry
-/// in `SUBNETS` stay, so that its packets never leave by the default route instead. `overlay_ifindex` in the settings is 0: `plan` fills it in.
+/// A peer the host has no route to has no entry in `NODES`, and one in `SUBNETS` that says so: the programs drop and count what is sent to
+/// it. The entry and the route stay, so that its packets never leave by the default route instead. `overlay_ifindex` in the settings is 0: `plan` fills it in.
 pub fn desired(inputs: &Inputs<'_>) -> Result<Desired, DesiredError> {
     let this = this_node(inputs.node_name, inputs.topology)?;
     let mtu = overlay_mtu(inputs)?;
@@ -79,10 +80,13 @@ pub fn desired(inputs: &Inputs<'_>) -> Result<Desired, DesiredError> {
         neighbours: BTreeSet::new(),
     };
     for peer in inputs.topology.nodes.values().filter(|node| node.name != this.name) {
-        desired.subnets.insert(peer.pod_cidr, peer.address);
+        desired.settings.subnet_lens |= 1 << peer.pod_cidr.prefix_len();
         desired.routes.insert(Route::Overlay { destination: peer.pod_cidr, source: gateway });
-        if let Some(next_hop) = inputs.underlay.next_hops.get(&peer.address) {
-            desired.nodes.insert(peer.address, node(this, peer, next_hop));
+        let next_hop = inputs.underlay.next_hops.get(&peer.address);
+        desired.subnets.insert(peer.pod_cidr, subnet(this, peer, next_hop));
+        if let Some(next_hop) = next_hop {
+            let (pod_net, pod_mask) = network(peer.pod_cidr);
+            desired.nodes.insert(peer.address, abi::Node { pod_net, pod_mask });
             desired.neighbours.insert(ManagedNeighbour { address: next_hop.address, ifindex: next_hop.ifindex });
         }
     }
@@ -144,12 +148,15 @@ fn settings(inputs: &Inputs<'_>, this: &ClusterNode, mtu: u32) -> abi::Settings 
         gateway: this.gateway().octets(),
         vtep_mac: this.vtep_mac.0,
         underlay_mac: device.mac.0,
+        subnet_lens: 0,
     }
 }
 
-fn node(this: &ClusterNode, peer: &ClusterNode, next_hop: &NextHop) -> abi::Node {
-    let (pod_net, pod_mask) = network(peer.pod_cidr);
-    abi::Node {
+fn subnet(this: &ClusterNode, peer: &ClusterNode, next_hop: Option<&NextHop>) -> abi::Subnet {
+    let node = peer.address.octets();
+    let Some(next_hop) = next_hop else { return abi::Subnet { node, reach: abi::reach::NONE, ..abi::Subnet::new_zeroed() } };
+    abi::Subnet {
+        node,
         vtep_mac: peer.vtep_mac.0,
         next_hop_mac: next_hop.mac.unwrap_or_default().0,
         local_mac: next_hop.local_mac.0,
@@ -159,8 +166,6 @@ fn node(this: &ClusterNode, peer: &ClusterNode, next_hop: &NextHop) -> abi::Node
         next_hop: next_hop.address.octets(),
         ifindex: next_hop.ifindex,
         reach: abi::reach::ENCAP,
-        pod_net,
-        pod_mask,
     }
 }
 

@@ -84,17 +84,16 @@ fn three_nodes_one_behind_a_router_one_without_a_route() {
             gateway: [10, 244, 1, 1],
             vtep_mac: [0x0e, 0x4f, 192, 0, 2, 1],
             underlay_mac: [2, 0, 0, 0, 0, 1],
+            subnet_lens: 1 << 24 | 1 << 25,
         }
     );
-    let subnets: Vec<_> = desired.subnets.iter().map(|(net, node)| format!("{net} {node}")).collect();
+    let subnets: Vec<_> = desired.subnets.iter().map(|(net, subnet)| format!("{net} {}", Ipv4Addr::from(subnet.node))).collect();
     assert_eq!(subnets, ["10.244.2.0/24 192.0.2.2", "10.244.3.0/25 198.51.100.3", "10.244.4.0/24 203.0.113.4"]);
-
-    // d has no route: no entry, so that the programs drop and count.
-    assert_eq!(desired.nodes.keys().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.2", "198.51.100.3"]);
-    let routed = &desired.nodes[&Ipv4Addr::new(198, 51, 100, 3)];
+    let subnet = |net: &str| desired.subnets[&net.parse().unwrap()];
     assert_eq!(
-        *routed,
-        abi::Node {
+        subnet("10.244.3.0/25"),
+        abi::Subnet {
+            node: [198, 51, 100, 3],
             vtep_mac: [0x0e, 0x4f, 198, 51, 100, 3],
             next_hop_mac: [0; 6],
             local_mac: [2, 0, 0, 0, 0, 1],
@@ -103,11 +102,14 @@ fn three_nodes_one_behind_a_router_one_without_a_route() {
             next_hop: [192, 0, 2, 254],
             ifindex: 2,
             reach: abi::reach::ENCAP,
-            pod_net: [10, 244, 3, 0],
-            pod_mask: [255, 255, 255, 128],
         }
     );
-    assert_eq!(desired.nodes[&Ipv4Addr::new(192, 0, 2, 2)].next_hop_mac, mac.0);
+    assert_eq!(subnet("10.244.2.0/24").next_hop_mac, mac.0);
+    // d has no route: the programs drop and count what is sent to it, and take nothing from it.
+    assert_eq!((subnet("10.244.4.0/24").reach, subnet("10.244.4.0/24").ifindex), (abi::reach::NONE, 0));
+    assert_eq!(desired.nodes.keys().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.2", "198.51.100.3"]);
+    let routed = desired.nodes[&Ipv4Addr::new(198, 51, 100, 3)];
+    assert_eq!(routed, abi::Node { pod_net: [10, 244, 3, 0], pod_mask: [255, 255, 255, 128] });
 
     let neighbours: Vec<_> = desired.neighbours.iter().map(|neighbour| neighbour.address.to_string()).collect();
     assert_eq!(neighbours, ["192.0.2.2", "192.0.2.254"]);

@@ -7,10 +7,15 @@
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod desired;
 pub mod firewall;
+pub mod flannel;
+pub mod install;
+pub mod leftovers;
+pub mod measure;
 pub mod model;
 pub mod netlink;
 pub mod pod;

@@ -2,12 +2,17 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use overlay_agent::cli::{CleanupArgs, Cli, Command, LogFormat, OutputFormat, RunArgs, StatusArgs};
+use ipnet::Ipv4Net;
+use overlay_agent::cli::{CleanupArgs, Cli, Command, Foreign, LogFormat, MeasureArgs, OutputFormat, RunArgs, StatusArgs};
 use overlay_agent::config::{Config, ConfigError};
 use overlay_agent::datapath::{Detours, PinDir, Tables};
+use overlay_agent::leftovers::{self, Leftovers};
+use overlay_agent::measure::{self, Record};
+use overlay_agent::netlink::Netlink;
 use overlay_agent::reconcile;
 use overlay_agent::status::{self, Readings, StateDir, Style};
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -20,6 +25,7 @@ const DEGRADED: u8 = 3;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(*args),
+        Command::Measure(args) => measure_rungs(args),
         Command::Status(args) => show_status(args),
         Command::Cleanup(args) => cleanup(args),
     };
@@ -51,10 +57,38 @@ fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
-fn show_status(args: StatusArgs) -> Result<ExitCode> {
+fn measure_rungs(args: MeasureArgs) -> Result<ExitCode> {
     let (bpffs, state_dir) = args.places.load(args.config.as_deref())?;
     let state_dir = StateDir::new(state_dir);
-    let status = state_dir.read()?;
+    let known = if args.again { None } else { Record::load(&state_dir) };
+    let record = match known.map_or_else(|| measure_anew(&bpffs, &state_dir), Ok) {
+        Err(error) if args.optional => {
+            eprintln!("overlay-agent: not measured: {error:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        result => result?,
+    };
+    let text = match args.output {
+        OutputFormat::Json => format!("{:#}\n", serde_json::to_value(&record)?),
+        OutputFormat::Text => measure::render_text(&record),
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the figures")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure_anew(bpffs: &Path, state_dir: &StateDir) -> Result<Record> {
+    // An agent at work would be measured with it, and would lose time to it.
+    let _lock = state_dir.lock().context("stop the agent first")?;
+    let measurement = measure::measure(bpffs, &mut |what| eprintln!("measuring: {what}"))?;
+    Ok(Record::store(state_dir, measurement)?)
+}
+
+fn show_status(args: StatusArgs) -> Result<ExitCode> {
+    let (bpffs, state_dir) = args.places.load(args.config.as_deref())?;
+    let lists = args.runtime.lists(args.config.as_deref())?;
+    let state_dir = StateDir::new(state_dir);
+    let mut status = state_dir.read()?;
+    status.leftovers = find_leftovers(&lists, &status.pod_networks())?.problem();
     let running = state_dir.is_locked()?;
     let pins = PinDir::new(&bpffs);
     let counters = Tables::open(&pins).and_then(|tables| tables.counters()).ok();
@@ -71,12 +105,59 @@ fn show_status(args: StatusArgs) -> Result<ExitCode> {
     Ok(if status.problems(running).is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DEGRADED) })
 }
 
+fn find_leftovers(lists: &Path, pod_networks: &[Ipv4Net]) -> Result<Leftovers> {
+    runtime()?.block_on(async { leftovers::find(&Netlink::connect()?, lists, pod_networks).await }).context("cannot look for leftovers")
+}
+
 fn cleanup(args: CleanupArgs) -> Result<ExitCode> {
+    if args.foreign == Some(Foreign::Flannel) {
+        return cleanup_foreign(args);
+    }
     let (bpffs, state_dir) = args.places.load(args.config.as_deref())?;
-    let removed = runtime()?.block_on(reconcile::cleanup::cleanup(&bpffs, &state_dir))?;
+    let places = args.runtime.load(args.config.as_deref())?;
+    let removed = runtime()?.block_on(reconcile::cleanup::cleanup(&bpffs, &state_dir, places.as_ref()))?;
     for line in &removed {
         println!("removed {line}");
     }
     println!("{}", if removed.is_empty() { "nothing to remove" } else { "this node is clean" });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Names what flannel left, asks, and removes it.
+fn cleanup_foreign(args: CleanupArgs) -> Result<ExitCode> {
+    let (_, state_dir) = args.places.load(args.config.as_deref())?;
+    let lists = args.runtime.lists(args.config.as_deref())?;
+    // A node that never had an agent has leftovers as well.
+    let pod_networks = StateDir::new(state_dir).read().map(|status| status.pod_networks()).unwrap_or_default();
+    let leftovers = find_leftovers(&lists, &pod_networks)?;
+    for unseen in &leftovers.unseen {
+        println!("not looked at: {unseen}");
+    }
+    if leftovers.found.is_empty() {
+        println!("nothing of flannel's is left on this node");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("left over from flannel:");
+    for leftover in &leftovers.found {
+        println!("  {leftover}");
+    }
+    if !args.yes {
+        if !std::io::stdin().is_terminal() {
+            eprintln!("overlay-agent: nothing is removed unasked, and there is no terminal to ask on; say --yes");
+            return Ok(ExitCode::from(WRONG_USAGE));
+        }
+        print!("Remove all of this from this node? [y/N] ");
+        std::io::stdout().flush().context("cannot ask")?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+        if !["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+            println!("nothing was removed");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let removed = runtime()?.block_on(async { leftovers::remove(&Netlink::connect()?, &leftovers).await })?;
+    for line in removed {
+        println!("removed {line}");
+    }
     Ok(ExitCode::SUCCESS)
 }

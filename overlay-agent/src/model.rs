@@ -267,7 +267,7 @@ pub struct Desired {
     /// Value of `SETTINGS`; `overlay_ifindex` is filled in once the device exists.
     pub settings: abi::Settings,
     /// Contents of `SUBNETS`.
-    pub subnets: BTreeMap<Ipv4Net, Ipv4Addr>,
+    pub subnets: BTreeMap<Ipv4Net, abi::Subnet>,
     /// Contents of `NODES`.
     pub nodes: BTreeMap<Ipv4Addr, abi::Node>,
     /// Our routes.
@@ -284,7 +284,7 @@ pub struct Observed {
     /// Value of `SETTINGS`.
     pub settings: abi::Settings,
     /// Contents of `SUBNETS`.
-    pub subnets: BTreeMap<Ipv4Net, Ipv4Addr>,
+    pub subnets: BTreeMap<Ipv4Net, abi::Subnet>,
     /// Contents of `NODES`.
     pub nodes: BTreeMap<Ipv4Addr, abi::Node>,
     /// Routes with our protocol number.
@@ -310,7 +310,7 @@ pub enum Action {
     /// Write one entry of `NODES`.
     PutNode(Ipv4Addr, abi::Node),
     /// Write one entry of `SUBNETS`.
-    PutSubnet(Ipv4Net, Ipv4Addr),
+    PutSubnet(Ipv4Net, abi::Subnet),
     /// Remove one entry of `SUBNETS`.
     RemoveSubnet(Ipv4Net),
     /// Remove one entry of `NODES`.

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use overlay_common::abi;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 /// Everything the agent tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,12 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// Nodes that are left out.
     pub rejected: Vec<RejectedNode>,
+    /// What the container runtime finds; absent until the node was ready once, or if the agent is not to put anything there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeFiles>,
+    /// What another network left on this node, in a sentence: looked for when somebody asks for the status, never in the file.
+    #[serde(skip)]
+    pub leftovers: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -73,6 +80,9 @@ pub struct UnderlayStatus {
     pub mtu: u32,
     /// MTU inside the tunnel in bytes.
     pub overlay_mtu: u32,
+    /// What outer UDP headers carry: always `zero` (docs/adr/0010). An older agent does not say.
+    #[serde(default)]
+    pub outer_checksum: String,
     /// The kernel's word for what it is; absent for a physical NIC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -85,6 +95,19 @@ pub struct ReceiveStatus {
     pub mode: String,
     /// Why this one, in a sentence.
     pub reason: String,
+}
+
+/// What the agent keeps in the container runtime's directories.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeFiles {
+    /// The list of plugins.
+    pub list: PathBuf,
+    /// The plugin.
+    pub plugin: PathBuf,
+    /// What pods cannot have on this node, and why.
+    pub notices: Vec<String>,
+    /// What keeps the runtime from using them.
+    pub problems: Vec<String>,
 }
 
 /// How pods' packets leave the cluster, and what may stop them.
@@ -159,6 +182,8 @@ impl Status {
             firewall: None,
             peers: Vec::new(),
             rejected: Vec::new(),
+            runtime: None,
+            leftovers: None,
             last_pass: None,
         }
     }
@@ -173,7 +198,7 @@ impl Status {
     /// Takes in what is known of the NIC. `overlay_mtu`: MTU inside the tunnel.
     pub fn set_underlay(&mut self, device: &UnderlayDevice, overlay_mtu: u32) {
         let UnderlayDevice { name, ifindex, mac, mtu, kind } = device.clone();
-        self.underlay = Some(UnderlayStatus { device: name, ifindex, mac, mtu, overlay_mtu, kind });
+        self.underlay = Some(UnderlayStatus { device: name, ifindex, mac, mtu, overlay_mtu, outer_checksum: "zero".to_owned(), kind });
     }
 
     /// Takes in how tunnel packets are received: one of [`abi::receive`], and why.
@@ -203,6 +228,12 @@ impl Status {
         }
     }
 
+    /// The networks of all pods of the cluster, this node's first.
+    #[must_use]
+    pub fn pod_networks(&self) -> Vec<Ipv4Net> {
+        self.node.iter().map(|node| node.pod_cidr).chain(self.peers.iter().map(|peer| peer.pod_cidr)).collect()
+    }
+
     /// Everything an operator should look at, most important first. Empty: healthy. `running`: whether the agent runs.
     #[must_use]
     pub fn problems(&self, running: bool) -> Vec<String> {
@@ -223,7 +254,9 @@ impl Status {
         } else if running {
             problems.push("no pass has been made yet".to_owned());
         }
+        problems.extend(self.runtime.iter().flat_map(|runtime| runtime.problems.iter().cloned()));
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
+        problems.extend(self.leftovers.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems

@@ -150,6 +150,23 @@ fn agent_has_three_capabilities_and_is_not_privileged() {
 }
 
 #[test]
+fn the_measurement_is_optional_and_sees_what_the_agent_sees() {
+    let containers = pod().init_containers.unwrap();
+    let [measure] = containers.as_slice() else { panic!("one container runs before the agent") };
+    let words = measure.command.iter().chain(&measure.args).flatten();
+    let Command::Measure(arguments) = Cli::try_parse_from(words).unwrap().command else { panic!("it measures") };
+    assert!(arguments.optional, "a measurement that fails must not keep the agent from starting");
+    let (ours, agents) = (measure.security_context.clone().unwrap(), agent().security_context.unwrap());
+    assert_eq!(ours.capabilities.unwrap().add.unwrap(), ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"]);
+    assert_eq!((ours.privileged, ours.allow_privilege_escalation), (Some(false), Some(false)));
+    assert_eq!((ours.read_only_root_filesystem, ours.seccomp_profile), (Some(true), agents.seccomp_profile));
+    assert_eq!(measure.volume_mounts, agent().volume_mounts);
+    assert_eq!(measure.image, agent().image);
+    let config = |container: &Container| container.env.iter().flatten().find(|variable| variable.name == "OVERLAY_CONFIG").cloned();
+    assert_eq!(config(measure), config(&agent()));
+}
+
+#[test]
 fn agent_accepts_its_command_line_and_its_configuration() {
     let (pod, agent) = (pod(), agent());
     let words = agent.command.iter().chain(&agent.args).flatten();
@@ -177,6 +194,9 @@ fn agent_accepts_its_command_line_and_its_configuration() {
     assert_eq!(host_path(&pod, &agent, bpffs).as_deref(), Some("/sys/fs/bpf"));
     let state_dir = config.state_dir.to_str().unwrap();
     assert_eq!(host_path(&pod, &agent, state_dir).as_deref(), Some(state_dir), "the state directory is the host's, under the same name");
+    let (runtime, _) = config.runtime.expect("pods are to be started");
+    assert_eq!(host_path(&pod, &agent, runtime.configurations.to_str().unwrap()).as_deref(), Some("/etc/cni/net.d"));
+    assert_eq!(host_path(&pod, &agent, runtime.plugins.to_str().unwrap()).as_deref(), Some("/opt/cni/bin"));
 }
 
 #[test]

@@ -12,9 +12,10 @@ pub const ABI_VERSION: u32 = 1;
 
 /// Names of the maps: at most 15 characters, the kernel cuts longer ones.
 pub mod map {
-    /// Longest prefix match, pod network → address of the node that has it ([`super::SubnetKey`] → [`super::Subnet`]).
+    /// Hash, pod network → the node that has it and how to send there ([`super::SubnetKey`] → [`super::Subnet`]); asked for each length in
+    /// [`super::Settings::subnet_lens`], the longest first.
     pub const SUBNETS: &str = "SUBNETS";
-    /// Hash, node address → how to reach it and what it may send ([`super::Ipv4`] → [`super::Node`]).
+    /// Hash, node address → what may come from it ([`super::Ipv4`] → [`super::Node`]).
     pub const NODES: &str = "NODES";
     /// Hash, address of a pod on this node → where to deliver ([`super::Ipv4`] → [`super::Pod`]).
     pub const PODS: &str = "PODS";
@@ -49,8 +50,9 @@ pub mod program {
     pub const ALL: [&str; 5] = [FROM_POD, FROM_HOST, UNDERLAY_XDP, UNDERLAY_TC, FROM_OVERLAY];
 }
 
-/// Most prefixes, and so most nodes, a node can know: three times the largest cluster Kubernetes supports.
-pub const MAX_NODES: u32 = 16_384;
+/// Most prefixes, and so most nodes, a node can know: thirteen times the largest cluster Kubernetes supports. Entries take memory when they
+/// are made; what is there from the start is 16 bytes for each.
+pub const MAX_NODES: u32 = 65_536;
 /// Most pods on one node.
 pub const MAX_PODS: u32 = 4_096;
 /// Pod sockets remembered in `DETOUR`; beyond it the least recently used is forgotten.
@@ -64,7 +66,7 @@ pub type Ipv4 = [u8; 4];
 /// A MAC address.
 pub type Mac = [u8; 6];
 
-/// Key of `SUBNETS`, laid out as the kernel's `struct bpf_lpm_trie_key` wants it (include/uapi/linux/bpf.h).
+/// Key of `SUBNETS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SubnetKey {
@@ -74,24 +76,33 @@ pub struct SubnetKey {
     pub addr: Ipv4,
 }
 
-/// Value of `SUBNETS`: who has the prefix.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Subnet {
-    /// Underlay address of the node: the key into `NODES`.
-    pub node: Ipv4,
+/// Longest prefix of a pod network: one with a network address, a gateway, a pod and a broadcast address.
+pub const MAX_SUBNET_LEN: u32 = 30;
+
+impl SubnetKey {
+    /// The network of so many bits, at most [`MAX_SUBNET_LEN`] and at least one, that has this address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(addr: Ipv4, prefix_len: u32) -> Self {
+        let mask = u32::MAX << (32 - prefix_len);
+        Self { prefix_len, addr: (u32::from_be_bytes(addr) & mask).to_be_bytes() }
+    }
 }
 
-/// How a node is reached: [`Node::reach`].
+/// How a node is reached: [`Subnet::reach`].
 pub mod reach {
+    /// Not at all: this host has no route to it. What is sent to it is dropped and counted.
+    pub const NONE: u32 = 0;
     /// By VXLAN.
     pub const ENCAP: u32 = 1;
 }
 
-/// Value of `NODES`: how to send to a node, and what may come from it.
+/// Value of `SUBNETS`: which node has the prefix, and all it takes to send there. One lookup finds it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Node {
+pub struct Subnet {
+    /// Underlay address of the node: the outer destination.
+    pub node: Ipv4,
     /// Inner destination MAC of what we send.
     pub vtep_mac: Mac,
     /// Outer destination MAC: the node's own or a router's. All zero: not resolved yet, the kernel's neighbour table is asked.
@@ -108,6 +119,12 @@ pub struct Node {
     pub ifindex: u32,
     /// One of [`reach`].
     pub reach: u32,
+}
+
+/// Value of `NODES`: what may come from a node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Node {
     /// Network of the pods this node may send from.
     pub pod_net: Ipv4,
     /// Mask of `pod_net`.
@@ -208,16 +225,18 @@ pub struct Settings {
     pub vtep_mac: Mac,
     /// MAC of the underlay NIC.
     pub underlay_mac: Mac,
+    /// Lengths that prefixes in `SUBNETS` have: bit n stands for n bits.
+    pub subnet_lens: u32,
 }
 
 const _: () = {
     assert!(size_of::<SubnetKey>() == 8);
-    assert!(size_of::<Subnet>() == 4);
-    assert!(size_of::<Node>() == 44);
+    assert!(size_of::<Subnet>() == 40 && align_of::<Subnet>() == 4);
+    assert!(size_of::<Node>() == 8);
     assert!(size_of::<Pod>() == 16);
     assert!(size_of::<Veth>() == 16);
     assert!(size_of::<DetourKey>() == 8);
     assert!(size_of::<Detour>() == 8);
-    assert!(size_of::<Settings>() == 56);
-    assert!(align_of::<Node>() == 4 && align_of::<Settings>() == 4);
+    assert!(size_of::<Settings>() == 60);
+    assert!(align_of::<Settings>() == 4);
 };

@@ -1,6 +1,6 @@
 //! Builds what goes in front of an inner IP packet.
 
-use crate::abi::{ENCAP_OVERHEAD, Ipv4, Node, Settings};
+use crate::abi::{ENCAP_OVERHEAD, Settings, Subnet};
 use crate::checksum;
 use crate::ecn;
 use crate::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, EthernetHeader, Ipv4Header, PROTOCOL_UDP, TunnelHeaders, UdpHeader, VxlanHeader};
@@ -22,16 +22,7 @@ pub const fn source_port(hash: u32) -> u16 {
     FIRST_SOURCE_PORT | ((hash ^ (hash >> 16)) & 0x3fff) as u16
 }
 
-/// The node a packet is encapsulated for.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer<'a> {
-    /// Its underlay address.
-    pub address: Ipv4,
-    /// How it is reached.
-    pub node: &'a Node,
-}
-
-/// The headers for an inner IP packet of `inner_len` bytes with the type-of-service byte `inner_tos`.
+/// The headers for an inner IP packet of `inner_len` bytes with the type-of-service byte `inner_tos`, to the node that has `subnet`.
 ///
 /// `None` when the outer packet would be longer than 65,535 bytes.
 ///
@@ -40,8 +31,7 @@ pub struct Peer<'a> {
 /// (RFC 7348 section 5).
 #[must_use]
 #[inline(always)]
-pub fn headers(settings: &Settings, peer: Peer<'_>, inner_len: u16, inner_tos: u8, hash: u32) -> Option<TunnelHeaders> {
-    let Peer { address, node } = peer;
+pub fn headers(settings: &Settings, subnet: &Subnet, inner_len: u16, inner_tos: u8, hash: u32) -> Option<TunnelHeaders> {
     let total_len = inner_len.checked_add(ADDED_LEN)?;
     let mut ip = Ipv4Header {
         version_ihl: 0x45,
@@ -52,12 +42,12 @@ pub fn headers(settings: &Settings, peer: Peer<'_>, inner_len: u16, inner_tos: u
         ttl: OUTER_TTL,
         protocol: PROTOCOL_UDP,
         checksum: U16::ZERO,
-        source: node.source,
-        destination: address,
+        source: subnet.source,
+        destination: subnet.node,
     };
     ip.checksum = U16::new(checksum::of(&ip));
     Some(TunnelHeaders {
-        ethernet: EthernetHeader { destination: node.next_hop_mac, source: node.local_mac, ethertype: U16::new(ETHERTYPE_IPV4) },
+        ethernet: EthernetHeader { destination: subnet.next_hop_mac, source: subnet.local_mac, ethertype: U16::new(ETHERTYPE_IPV4) },
         ip,
         udp: UdpHeader {
             source_port: U16::new(source_port(hash)),
@@ -66,7 +56,7 @@ pub fn headers(settings: &Settings, peer: Peer<'_>, inner_len: u16, inner_tos: u
             checksum: U16::ZERO,
         },
         vxlan: VxlanHeader::new(settings.vni),
-        inner_ethernet: EthernetHeader { destination: node.vtep_mac, source: settings.vtep_mac, ethertype: U16::new(ETHERTYPE_IPV4) },
+        inner_ethernet: EthernetHeader { destination: subnet.vtep_mac, source: settings.vtep_mac, ethertype: U16::new(ETHERTYPE_IPV4) },
     })
 }
 

@@ -1,14 +1,15 @@
 //! The contract, byte for byte: what the kernel programs read is what the agent wrote.
 
-use overlay_common::abi::{DetourKey, Node, Settings, SubnetKey, map, program, reach, receive};
+use overlay_common::abi::{DetourKey, MAX_SUBNET_LEN, Node, Settings, Subnet, SubnetKey, map, program, reach, receive};
 use overlay_common::counters::{Counters, Flow};
 use overlay_common::reason::{DropReason, Drops};
 use std::collections::BTreeSet;
 use zerocopy::IntoBytes as _;
 
 #[test]
-fn a_node_is_laid_out_as_documented() {
-    let node = Node {
+fn a_subnet_is_laid_out_as_documented() {
+    let subnet = Subnet {
+        node: [9; 4],
         vtep_mac: [1; 6],
         next_hop_mac: [2; 6],
         local_mac: [3; 6],
@@ -17,23 +18,11 @@ fn a_node_is_laid_out_as_documented() {
         next_hop: [5; 4],
         ifindex: 6,
         reach: reach::ENCAP,
-        pod_net: [7; 4],
-        pod_mask: [8; 4],
     };
-    let expected: Vec<u8> = [
-        vec![1; 6],
-        vec![2; 6],
-        vec![3; 6],
-        vec![0; 2],
-        vec![4; 4],
-        vec![5; 4],
-        vec![6, 0, 0, 0],
-        vec![1, 0, 0, 0],
-        vec![7; 4],
-        vec![8; 4],
-    ]
-    .concat();
-    assert_eq!(node.as_bytes(), expected);
+    let expected: Vec<u8> =
+        [vec![9; 4], vec![1; 6], vec![2; 6], vec![3; 6], vec![0; 2], vec![4; 4], vec![5; 4], vec![6, 0, 0, 0], vec![1, 0, 0, 0]].concat();
+    assert_eq!(subnet.as_bytes(), expected);
+    assert_eq!(Node { pod_net: [7; 4], pod_mask: [8; 4] }.as_bytes(), [7, 7, 7, 7, 8, 8, 8, 8]);
 }
 
 #[test]
@@ -52,15 +41,20 @@ fn settings_are_laid_out_as_documented() {
         gateway: [11; 4],
         vtep_mac: [12; 6],
         underlay_mac: [13; 6],
+        subnet_lens: 14,
     };
     let numbers = [1_u32, 2, 3, 3, 5, 6, 7].map(u32::to_ne_bytes).concat();
-    let expected = [numbers, vec![8; 4], vec![9; 4], vec![10; 4], vec![11; 4], vec![12; 6], vec![13; 6]].concat();
+    let expected =
+        [numbers, vec![8; 4], vec![9; 4], vec![10; 4], vec![11; 4], vec![12; 6], vec![13; 6], 14_u32.to_ne_bytes().to_vec()].concat();
     assert_eq!(settings.as_bytes(), expected);
 }
 
 #[test]
 fn keys_are_laid_out_as_documented() {
     assert_eq!(SubnetKey { prefix_len: 24, addr: [10, 244, 1, 0] }.as_bytes(), [24, 0, 0, 0, 10, 244, 1, 0]);
+    assert_eq!(SubnetKey::of([10, 244, 1, 77], 24), SubnetKey { prefix_len: 24, addr: [10, 244, 1, 0] });
+    assert_eq!(SubnetKey::of([255; 4], 1).addr, [128, 0, 0, 0]);
+    assert_eq!(SubnetKey::of([255; 4], MAX_SUBNET_LEN).addr, [255, 255, 255, 252]);
     assert_eq!(
         DetourKey { addr: [10, 244, 1, 5], port_be: [0x1f, 0x90], protocol: 6, pad: 0 }.as_bytes(),
         [10, 244, 1, 5, 0x1f, 0x90, 6, 0]

@@ -1,8 +1,7 @@
 //! The packet code on the host: against packets captured from the kernel's own vxlan device, against its own inverse, and against
 //! arbitrary bytes. The same code runs in the kernel; there it is tested with `BPF_PROG_TEST_RUN`.
 
-use overlay_common::abi::{ABI_VERSION, Node, Settings, reach, receive};
-use overlay_common::encap::Peer;
+use overlay_common::abi::{ABI_VERSION, Node, Settings, Subnet, reach, receive};
 use overlay_common::packet::Packet as _;
 use overlay_common::parse::{self, INNER_OFFSET, Tunnel};
 use overlay_common::reason::DropReason;
@@ -47,12 +46,14 @@ fn settings() -> Settings {
         gateway: [10, 244, 2, 1],
         vtep_mac: [0x0e, 0x4f, 192, 168, 50, 12],
         underlay_mac: [0x36, 0xd0, 0xaf, 0x5a, 0x9a, 0xc9],
+        subnet_lens: 0,
     }
 }
 
 /// The receiver as its peer sees it.
-fn receiver() -> Node {
-    Node {
+fn receiver() -> Subnet {
+    Subnet {
+        node: settings().address,
         vtep_mac: settings().vtep_mac,
         next_hop_mac: settings().underlay_mac,
         local_mac: [0xc6, 0xda, 0x3e, 0xf7, 0x87, 0xef],
@@ -61,14 +62,12 @@ fn receiver() -> Node {
         next_hop: settings().address,
         ifindex: 2,
         reach: reach::ENCAP,
-        pod_net: settings().pod_net,
-        pod_mask: settings().pod_mask,
     }
 }
 
 /// The sender as the receiver sees it.
 fn sender() -> Node {
-    Node { pod_net: [10, 244, 1, 0], ..receiver() }
+    Node { pod_net: [10, 244, 1, 0], pod_mask: [255, 255, 255, 0] }
 }
 
 fn accept(frame: &[u8]) -> Result<(Tunnel, parse::Datagram), Option<DropReason>> {
@@ -109,7 +108,7 @@ fn builds_the_headers_the_kernel_built_but_for_four_choices() {
     let frame = bytes(CAPTURED_PING);
     let theirs: TunnelHeaders = frame.as_slice().read(0).unwrap();
     let sender_settings = Settings { vtep_mac: [0x0e, 0x4f, 192, 168, 50, 11], ..settings() };
-    let ours = encap::headers(&sender_settings, Peer { address: settings().address, node: &receiver() }, 84, 0, 0).unwrap();
+    let ours = encap::headers(&sender_settings, &receiver(), 84, 0, 0).unwrap();
     assert_eq!(ours.ethernet, theirs.ethernet);
     assert_eq!(ours.vxlan, theirs.vxlan);
     assert_eq!(ours.inner_ethernet, theirs.inner_ethernet);
@@ -124,8 +123,8 @@ fn builds_the_headers_the_kernel_built_but_for_four_choices() {
 
 #[test]
 fn refuses_outer_packets_that_would_not_fit_the_length_field() {
-    assert!(encap::headers(&settings(), Peer { address: [10, 0, 0, 1], node: &receiver() }, u16::MAX - 50, 0, 0).is_some());
-    assert!(encap::headers(&settings(), Peer { address: [10, 0, 0, 1], node: &receiver() }, u16::MAX - 49, 0, 0).is_none());
+    assert!(encap::headers(&settings(), &receiver(), u16::MAX - 50, 0, 0).is_some());
+    assert!(encap::headers(&settings(), &receiver(), u16::MAX - 49, 0, 0).is_none());
 }
 
 #[test]
@@ -219,7 +218,7 @@ proptest! {
         let inner = inner_packet(header, &options, &payload);
         let sender_settings = Settings { vtep_mac: [0x0e, 0x4f, 192, 168, 50, 11], ..settings() };
         let inner_len = u16::try_from(inner.len()).unwrap();
-        let headers = encap::headers(&sender_settings, Peer { address: settings().address, node: &receiver() }, inner_len, header.tos, hash).unwrap();
+        let headers = encap::headers(&sender_settings, &receiver(), inner_len, header.tos, hash).unwrap();
         let frame = [headers.as_bytes(), &inner].concat();
         let (tunnel, datagram) = accept(&frame).unwrap();
         prop_assert_eq!(tunnel.source, receiver().source);

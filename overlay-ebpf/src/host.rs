@@ -7,7 +7,6 @@ use crate::transmit;
 use crate::view::TcView;
 use aya_ebpf::programs::TcContext;
 use overlay_common::counters::Flow;
-use overlay_common::encap::Peer;
 use overlay_common::packet::Packet as _;
 use overlay_common::parse;
 use overlay_common::reason::DropReason;
@@ -29,12 +28,11 @@ pub(crate) fn from_host(ctx: &TcContext) -> Result<i32, DropReason> {
         _ => return Err(DropReason::PodL2Protocol),
     }
     let datagram = parse::ipv4(&view, ETHERNET_LEN, view.len(0)).map_err(|_| DropReason::PodHeader)?;
-    let subnet = maps::subnet(datagram.header.destination).ok_or(DropReason::NoNode)?;
-    let node = maps::node(subnet.node).ok_or(DropReason::NoNode)?;
+    let subnet = maps::subnet(settings, datagram.header.destination).ok_or(DropReason::NoNode)?;
     let source = datagram.header.source;
     if parse::contains(settings.pod_net, settings.pod_mask, source) && source != settings.gateway {
         // From a pod of this node, through the stack: translation may have given it another source port than the one `from_pod` noted.
         deliver::note_detour(&view, &datagram);
     }
-    transmit::encapsulate(view, settings, Peer { address: subnet.node, node }, &datagram.header, Flow::HostEncap)
+    transmit::encapsulate(view, settings, subnet, &datagram.header, Flow::HostEncap)
 }

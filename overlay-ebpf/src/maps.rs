@@ -2,24 +2,29 @@
 //!
 //! BTF maps, so that `bpftool map dump` prints field names. Pinned by the agent: BTF map definitions have no pinning attribute.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use overlay_common::abi::{Detour, DetourKey, Ipv4, MAX_DETOURS, MAX_NODES, MAX_PODS, Node, Pod, Settings, Subnet, Veth};
+use overlay_common::abi::{
+    Detour, DetourKey, Ipv4, MAX_DETOURS, MAX_NODES, MAX_PODS, MAX_SUBNET_LEN, Node, Pod, Settings, Subnet, SubnetKey, Veth,
+};
 use overlay_common::counters::Counters;
 
 /// This node: addresses, VNI, port, switches.
 #[btf_map]
 pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
 
-/// Which node has this pod address?
-#[btf_map]
-pub(crate) static SUBNETS: LpmTrie<Ipv4, Subnet, { MAX_NODES as usize }> = LpmTrie::new();
+/// Entries of what grows with the cluster are allocated one by one: most clusters are small.
+const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
-/// How is this node reached, and what may it send?
+/// Which node has this pod network, and how is it reached?
 #[btf_map]
-pub(crate) static NODES: HashMap<Ipv4, Node, { MAX_NODES as usize }> = HashMap::new();
+pub(crate) static SUBNETS: HashMap<SubnetKey, Subnet, { MAX_NODES as usize }, GROWING> = HashMap::new();
+
+/// What may this node send?
+#[btf_map]
+pub(crate) static NODES: HashMap<Ipv4, Node, { MAX_NODES as usize }, GROWING> = HashMap::new();
 
 /// Where is this pod of our own?
 #[btf_map]
@@ -47,10 +52,20 @@ pub(crate) fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0).filter(|settings| settings.abi_version == overlay_common::abi::ABI_VERSION)
 }
 
-/// The node that has `address`.
+/// The node that has `address` in its pod network. A cluster has pod networks of one length, seldom of more: one lookup in a hash for each
+/// costs less than one in a trie that is as deep as the cluster is large (docs/adr/0006).
 #[inline(always)]
-pub(crate) fn subnet(address: Ipv4) -> Option<&'static Subnet> {
-    SUBNETS.get(&Key::new(32, address))
+pub(crate) fn subnet(settings: &Settings, address: Ipv4) -> Option<&'static Subnet> {
+    for len in (1..=MAX_SUBNET_LEN).rev() {
+        if settings.subnet_lens >> len & 1 == 1 {
+            // SAFETY: as for `node`.
+            let found = unsafe { SUBNETS.get(SubnetKey::of(address, len)) };
+            if found.is_some() {
+                return found;
+            }
+        }
+    }
+    None
 }
 
 /// The node at `address`.

@@ -11,7 +11,6 @@ use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::programs::TcContext;
 use overlay_common::abi::{Settings, Veth};
 use overlay_common::counters::Flow;
-use overlay_common::encap::Peer;
 use overlay_common::packet::Packet;
 use overlay_common::parse::{self, Datagram, Malformed};
 use overlay_common::reason::DropReason;
@@ -62,21 +61,20 @@ fn ipv4(mut view: TcView<'_>, settings: &Settings, veth: &Veth) -> Result<i32, D
     if parse::contains(settings.pod_net, settings.pod_mask, destination) {
         return own_network(view, settings, &datagram);
     }
-    let Some(subnet) = maps::subnet(destination) else { return to_stack(view, settings, &datagram) };
+    let Some(subnet) = maps::subnet(settings, destination) else { return to_stack(view, settings, &datagram) };
     if datagram.header.ttl <= 1 {
         return Ok(hand_over(Flow::PodTtl, len));
     }
     if transmit::wire_len(&view, &datagram, view.gso_size()) > settings.mtu as usize {
         return Ok(hand_over(Flow::PodTooBig, len));
     }
-    let node = maps::node(subnet.node).ok_or(DropReason::NoNode)?;
     if deliver::comes_by_detour(&view, &datagram) {
         return Ok(hand_over(Flow::PodStack, len));
     }
     // Ethernet padding would be carried as if it were payload.
     view.trim(datagram.end())?;
     let inner = parse::one_hop_less(&datagram.header);
-    transmit::encapsulate(view, settings, Peer { address: subnet.node, node }, &inner, Flow::PodEncap)
+    transmit::encapsulate(view, settings, subnet, &inner, Flow::PodEncap)
 }
 
 /// To an address of this node's pod network: a pod here, the gateway, or nobody.

@@ -7,9 +7,9 @@ use aya_ebpf::bindings::{
     bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
 };
 use aya_ebpf::helpers::{bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh, bpf_skb_set_tunnel_key};
-use overlay_common::abi::{Mac, Settings, reach};
+use overlay_common::abi::{Mac, Settings, Subnet, reach};
 use overlay_common::counters::Flow;
-use overlay_common::encap::{self, Peer};
+use overlay_common::encap;
 use overlay_common::packet::Packet;
 use overlay_common::parse::Datagram;
 use overlay_common::reason::DropReason;
@@ -22,45 +22,44 @@ const AF_INET: u32 = 2;
 /// A MAC that is not known yet.
 const UNRESOLVED: Mac = [0; 6];
 
-/// Encapsulates the packet for `peer` and redirects it to the NIC. `inner` is the IP header to send, TTL already lowered
+/// Encapsulates the packet for the node that has `subnet` and redirects it to the NIC. `inner` is the IP header to send, TTL already lowered
 /// where this node is a hop.
 #[inline(always)]
 pub(crate) fn encapsulate(
     mut view: TcView<'_>,
     settings: &Settings,
-    peer: Peer<'_>,
+    subnet: &Subnet,
     inner: &Ipv4Header,
     flow: Flow,
 ) -> Result<i32, DropReason> {
-    let Peer { node, .. } = peer;
-    // A way a newer agent knows and this program does not.
-    if node.reach != reach::ENCAP {
+    // No way there, or one that a newer agent knows and this program does not.
+    if subnet.reach != reach::ENCAP {
         return Err(DropReason::NoNode);
     }
     let len = view.len(0);
     // SAFETY: the helper reads the context it is given. Before the headers change: the hash is the inner flow's.
     let hash = unsafe { bpf_get_hash_recalc(view.0.skb.skb) };
     let inner_len = u16::try_from(len - ETHERNET_LEN).map_err(|_| DropReason::TooBig)?;
-    let headers = encap::headers(settings, peer, inner_len, inner.tos, hash).ok_or(DropReason::TooBig)?;
+    let headers = encap::headers(settings, subnet, inner_len, inner.tos, hash).ok_or(DropReason::TooBig)?;
     if view.make_room().is_err() {
-        return leave_to_kernel(view, settings, peer, flow);
+        return leave_to_kernel(view, settings, subnet, flow);
     }
     // The kernel leaves at least as much of the packet linear as it makes room for; should it not, both writes say so.
     view.pull(size_of::<TunnelHeaders>() + size_of::<Ipv4Header>());
     view.write(0, headers).and_then(|()| view.write(size_of::<TunnelHeaders>(), *inner)).ok_or(DropReason::Helper)?;
     count::flow(flow, len);
-    let verdict = if node.next_hop_mac == UNRESOLVED {
+    let verdict = if subnet.next_hop_mac == UNRESOLVED {
         count::flow(Flow::NeighbourEncap, len);
         let mut next_hop = bpf_redir_neigh {
             nh_family: AF_INET,
-            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [u32::from_ne_bytes(node.next_hop), 0, 0, 0] },
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [u32::from_ne_bytes(subnet.next_hop), 0, 0, 0] },
         };
         // SAFETY: the parameter lives on this stack for the length of the call. The kernel resolves the neighbour, queues the packet
         // meanwhile and writes both MACs.
-        unsafe { bpf_redirect_neigh(node.ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0) }
+        unsafe { bpf_redirect_neigh(subnet.ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0) }
     } else {
         // SAFETY: the helper takes plain values.
-        unsafe { bpf_redirect(node.ifindex, 0) }
+        unsafe { bpf_redirect(subnet.ifindex, 0) }
     };
     if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
 }
@@ -71,23 +70,23 @@ pub(crate) fn encapsulate(
 ///
 /// From a pod the packet goes there by way of the stack: unchanged as yet, its route leads to the overlay device.
 #[inline(always)]
-fn leave_to_kernel(mut view: TcView<'_>, settings: &Settings, peer: Peer<'_>, flow: Flow) -> Result<i32, DropReason> {
+fn leave_to_kernel(mut view: TcView<'_>, settings: &Settings, subnet: &Subnet, flow: Flow) -> Result<i32, DropReason> {
     let len = view.len(0);
     if !matches!(flow, Flow::HostEncap) {
         count::flow(Flow::PodStack, len);
         return Ok(PASS);
     }
-    let ethernet = EthernetHeader { destination: peer.node.vtep_mac, source: settings.vtep_mac, ethertype: ETHERTYPE_IPV4.into() };
+    let ethernet = EthernetHeader { destination: subnet.vtep_mac, source: settings.vtep_mac, ethertype: ETHERTYPE_IPV4.into() };
     view.write(0, ethernet).ok_or(DropReason::Helper)?;
     let key = bpf_tunnel_key {
         tunnel_id: settings.vni,
         // The helper takes addresses in host order (net/core/filter.c, `bpf_skb_set_tunnel_key`).
-        __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: [u32::from_be_bytes(peer.address), 0, 0, 0] },
+        __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: [u32::from_be_bytes(subnet.node), 0, 0, 0] },
         tunnel_tos: 0,
         tunnel_ttl: encap::OUTER_TTL,
         __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
         tunnel_label: 0,
-        __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [u32::from_be_bytes(peer.node.source), 0, 0, 0] },
+        __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [u32::from_be_bytes(subnet.source), 0, 0, 0] },
     };
     let flags = u64::from(BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT);
     // SAFETY: the helper reads the key during the call. The context is this program's.

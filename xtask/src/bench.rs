@@ -4,7 +4,7 @@
 
 mod against;
 
-use crate::build_ebpf::{self, Variant};
+use crate::build_ebpf;
 use crate::lab::{self, Output, name_of};
 use crate::setup::{self, Purpose};
 use crate::{build, place, refusal, step};
@@ -81,8 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eprintln!("bench: the tree has uncommitted changes; they are part of what is measured");
     }
     eprintln!("bench: building in release, because figures of a debug build would be wrong; the first time this takes minutes");
-    build_ebpf::build(Variant::Release)?;
-    build_ebpf::build(Variant::Bench)?;
+    build_ebpf::build_embedded()?;
     build::host(true)?;
     let other = against.as_ref().map(Against::prepare).transpose()?;
     // The lab finds the documentation from the working directory; what the user named is relative to the user's.

@@ -1,6 +1,6 @@
 //! `cargo xtask build`: the eBPF object, then everything that runs on the host, with the object embedded in the agent.
 
-use crate::build_ebpf::{self, Variant};
+use crate::build_ebpf;
 use crate::setup::{self, Purpose};
 use crate::step;
 use anyhow::Result;
@@ -17,7 +17,7 @@ pub(crate) struct Args {
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Purpose::Ebpf])?;
-    print!("{}", build_ebpf::build(Variant::Release)?);
+    print!("{}", build_ebpf::build_embedded()?);
     host(args.release)
 }
 

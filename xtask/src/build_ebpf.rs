@@ -14,19 +14,19 @@ use std::process::Command;
 
 /// Compile the eBPF programs and report toolchain, size, programs and maps.
 ///
-/// The object goes to target/ebpf: overlay-ebpf, overlay-ebpf-debug, overlay-ebpf-log or bench.
+/// The object goes to target/ebpf: overlay-ebpf, overlay-ebpf-debug, overlay-ebpf-log or generator.
 #[derive(clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
     /// With aya-log lines: the agent loads such an object, bpftool refuses it.
-    #[arg(long, conflicts_with_all = ["debug", "release", "experiment", "bench"])]
+    #[arg(long, conflicts_with_all = ["debug", "release", "experiment", "generator"])]
     log: bool,
     /// The two programs behind ADR 0001 instead of the released object: docs/adr/0001-measure.sh runs them.
     #[arg(long, conflicts_with_all = ["debug", "release"])]
     experiment: bool,
-    /// The generator and the sinks of the bench instead of the released object (`cargo xtask bench` builds both itself).
+    /// What measuring takes instead of the released object: generator and sinks. The agent embeds both; every other verb builds both.
     #[arg(long, conflicts_with_all = ["debug", "release", "experiment"])]
-    bench: bool,
+    generator: bool,
     /// Cargo's dev profile, optimised only as far as the verifier needs: for looking at single functions.
     #[arg(long)]
     debug: bool,
@@ -46,8 +46,8 @@ pub(crate) enum Variant {
     Log,
     /// The programs of ADR 0001.
     Experiment,
-    /// Generator and sinks of the bench.
-    Bench,
+    /// Generator and sinks for measuring; the agent embeds it too.
+    Generator,
 }
 
 impl Variant {
@@ -58,7 +58,7 @@ impl Variant {
             Self::Debug => "overlay-ebpf-debug",
             Self::Log => "overlay-ebpf-log",
             Self::Experiment => "view_cost",
-            Self::Bench => "bench",
+            Self::Generator => "generator",
         })
     }
 
@@ -68,7 +68,7 @@ impl Variant {
             Self::Release | Self::Debug => ("overlay-ebpf", None),
             Self::Log => ("overlay-ebpf", Some("log")),
             Self::Experiment => ("view_cost", Some("experiment")),
-            Self::Bench => ("bench", Some("bench")),
+            Self::Generator => ("generator", Some("generator")),
         }
     }
 
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Args { log: true, .. } => Variant::Log,
         Args { debug: true, .. } => Variant::Debug,
         Args { experiment: true, .. } => Variant::Experiment,
-        Args { bench: true, .. } => Variant::Bench,
+        Args { generator: true, .. } => Variant::Generator,
         _ => Variant::Release,
     };
     setup::ensure(&[Purpose::Ebpf])?;
@@ -99,6 +99,12 @@ pub(crate) struct Built {
     linker: String,
     path: PathBuf,
     object: Object,
+}
+
+/// Compiles everything the agent embeds; returns the released object. `setup` must have been ensured.
+pub(crate) fn build_embedded() -> Result<Built> {
+    build(Variant::Generator)?;
+    build(Variant::Release)
 }
 
 /// Compiles one variant, checks it and puts it in place. `setup` must have been ensured.

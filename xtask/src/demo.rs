@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: sets up, builds, and runs `overlay-lab demo` with the same flags.
 
-use crate::build_ebpf::{self, Variant};
+use crate::build_ebpf;
 use crate::lab::{self, Output, name_of};
 use crate::setup::{self, Purpose};
 use crate::{build, refusal, step};
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Further nodes that run the kernel's vxlan as flannel sets it up, instead of our agent.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=8))]
     foreign: u8,
+    /// What makes the pods of our nodes.
+    #[arg(long, value_enum, value_name = "RUNTIME", default_value_t = Runtime::Lab)]
+    runtime: Runtime,
     /// Stay up afterwards, until Ctrl-C, and print commands to play with.
     #[arg(long)]
     keep: bool,
@@ -45,6 +48,15 @@ enum Underlay {
     L2,
     /// Two subnets with a router between them.
     Routed,
+}
+
+/// What makes the pods of our nodes.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Runtime {
+    /// The lab: a network namespace each.
+    Lab,
+    /// A containerd on each node: a container each, wired by overlay-cni.
+    Containerd,
 }
 
 /// How tunnel packets are received.
@@ -64,7 +76,7 @@ enum ReceiveMode {
 pub(crate) fn run(args: &Args) -> Result<()> {
     refusal::unless_root("the demo makes network namespaces and loads eBPF programs", "cargo xtask demo")?;
     setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
-    build_ebpf::build(Variant::Release)?;
+    build_ebpf::build_embedded()?;
     build::host(false)?;
     step::loud(lab::command(false)?.arg("demo").args(flags(args)))
 }
@@ -77,6 +89,7 @@ fn flags(args: &Args) -> Vec<String> {
         format!("--mtu={}", args.mtu),
         format!("--receive-mode={}", name_of(&args.receive_mode)),
         format!("--foreign={}", args.foreign),
+        format!("--runtime={}", name_of(&args.runtime)),
         format!("--output={}", name_of(&args.output)),
     ];
     if args.keep {

@@ -85,7 +85,7 @@ fn clippy_ebpf() -> Result<()> {
         bail!("no toolchain for BPF or no bpf-linker: run cargo xtask setup ebpf");
     };
     let host = toolchain.version()?.host;
-    for features in [&[][..], &["--features", "log"], &["--features", "bench"]] {
+    for features in [&[][..], &["--features", "log"], &["--features", "generator"]] {
         let mut cargo = build_ebpf::command(&toolchain, &linker, &host, "clippy");
         cargo.arg("--release").args(features).args(["--", "--deny", "warnings"]);
         step::loud(&mut cargo)?;

@@ -1,15 +1,18 @@
 //! `cargo xtask setup`: installs what the other verbs need, and nothing that is there already.
 //!
 //! It says what it installs and why before it does, and asks nothing. It installs by itself on Debian 12 as root only; elsewhere it
-//! names the commands. bpf-linker and cargo-deny go to `target/tools`, never to the user's own cargo folder.
+//! names the commands. No package it installs starts a service, now or with the machine. bpf-linker and cargo-deny go to `target/tools`, never to the user's own cargo folder.
 
 use crate::refusal::Refusal;
 use crate::toolchain::{self, Toolchain};
 use crate::{place, step};
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 /// Install what the other verbs need (they call this themselves).
@@ -31,7 +34,7 @@ pub(crate) struct Args {
 pub(crate) enum Purpose {
     /// Compile the eBPF object: a toolchain for the BPF target, bpf-linker.
     Ebpf,
-    /// Run demo and tests: iproute2, bpftool, iperf3, tshark and the like.
+    /// Run demo and tests: iproute2, bpftool, iperf3, tshark, containerd and the like.
     Lab,
     /// Boot other kernels: QEMU, busybox, cpio, bpftool.
     Kernels,
@@ -64,7 +67,7 @@ struct Need {
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Programs of the lab: name, what uses it, Debian package.
-const LAB: [(&str, &str, &[&str]); 12] = [
+const LAB: [(&str, &str, &[&str]); 17] = [
     ("ip", "the lab makes nodes, links and pods with it", &["iproute2"]),
     ("bpftool", "shows maps and programs", &["bpftool"]),
     ("iperf3", "TCP transfers of the demo and the tests", &["iperf3"]),
@@ -76,6 +79,11 @@ const LAB: [(&str, &str, &[&str]); 12] = [
     ("ps", "finds processes left behind", &["procps"]),
     ("sysctl", "per-node kernel settings", &["procps"]),
     ("iptables", "Services as kube-proxy makes them", &["iptables"]),
+    ("containerd", "the runtime that starts containers, one per node", &["containerd"]),
+    ("ctr", "asks it to", &["containerd"]),
+    ("runc", "starts a container for it", &["runc"]),
+    ("busybox", "all there is in a container", &["busybox-static"]),
+    ("/usr/lib/cni/host-local", "the reference CNI plugins, in a chain with ours and beside it", &["containernetworking-plugins"]),
     ("nft", "the agent's masquerade, and Services as kube-proxy makes them in nftables mode", &["nftables"]),
 ];
 
@@ -197,12 +205,57 @@ fn install(missing: &[Need]) -> Result<()> {
         eprintln!("setup: installing the Debian packages {}", list.join(" "));
         step::quiet("apt-get update", "apt-update", apt().arg("update"))?;
         let label = format!("apt-get install ({} packages)", list.len());
+        let _quiet = NoServices::begin()?;
         step::quiet(&label, "apt-install", apt().args(["install", "--yes", "--no-install-recommends"]).args(&list))?;
+        disable_services(&list)?;
     }
     for need in missing.iter().filter(|need| !need.crate_install.is_empty()) {
         cargo_install(need)?;
     }
     Ok(())
+}
+
+/// While it exists, packages being installed start no service: the lab runs its own containerd, nobody asked for one on this machine.
+///
+/// Debian's own way (invoke-rc.d(8), deb-systemd-invoke(1p)): a script that says no. One that is there already is the administrator's,
+/// as in every container image, and stays.
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn begin() -> Result<Self> {
+        let no = "#!/bin/sh\n# Put here by `cargo xtask setup` for the time of one installation.\nexit 101\n";
+        let opened = fs::File::options().write(true).create_new(true).mode(0o755).open(Self::POLICY);
+        match opened {
+            Ok(mut file) => {
+                file.write_all(no.as_bytes()).with_context(|| format!("cannot write {}", Self::POLICY))?;
+                Ok(Self { ours: true })
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Self { ours: false }),
+            Err(error) => Err(error).with_context(|| format!("cannot create {}", Self::POLICY)),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = fs::remove_file(Self::POLICY)
+        {
+            eprintln!("setup: remove {} yourself: {error}", Self::POLICY);
+        }
+    }
+}
+
+/// What was just installed is not to start with the machine either. Without systemd there is nothing that would start it.
+fn disable_services(installed: &[&str]) -> Result<()> {
+    if !installed.contains(&"containerd") || !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    step::quiet("systemctl disable containerd", "containerd", Command::new("systemctl").args(["disable", "containerd.service"]))
 }
 
 /// The packages of these needs that dpkg does not list as installed.

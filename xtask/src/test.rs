@@ -3,7 +3,7 @@
 //! The children's output passes through as it comes. The last line is always `N passed, N failed, N skipped`. A suite in which no test ran
 //! counts as a failure: a suite that vanished must not look like one that passed.
 
-use crate::build_ebpf::{self, Variant};
+use crate::build_ebpf;
 use crate::refusal::ChildFailed;
 use crate::setup::{self, Purpose};
 use crate::{kernels, refusal, step};
@@ -127,14 +127,12 @@ fn run_suite(suite: Suite, harness: &[String], skippable: bool) -> Result<Tally>
         Suite::Unit => ("unit", cargo_test(&["--package", "overlay-common", "--package", "overlay-agent", "--package", "xtask"])),
         Suite::Prog => {
             setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
-            build_ebpf::build(Variant::Release)?;
+            build_ebpf::build_embedded()?;
             ("prog", cargo_test(&[&HOST[..], &["--test", "prog"]].concat()))
         }
         Suite::Lab => {
             setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
-            build_ebpf::build(Variant::Release)?;
-            // The bench is among the cases.
-            build_ebpf::build(Variant::Bench)?;
+            build_ebpf::build_embedded()?;
             // The lab starts the agent as a program, which `cargo test` would not build.
             step::loud(step::cargo().arg("build").args(HOST).args(["--bins", "--test", "lab"]))?;
             ("lab", cargo_test(&[&HOST[..], &["--test", "lab"]].concat()))
@@ -147,7 +145,7 @@ fn run_suite(suite: Suite, harness: &[String], skippable: bool) -> Result<Tally>
         }
         Suite::Kernels => {
             setup::ensure(&[Purpose::Ebpf, Purpose::Kernels])?;
-            build_ebpf::build(Variant::Release)?;
+            build_ebpf::build_embedded()?;
             return kernels::run(harness.iter().find(|word| !word.starts_with('-')).map(String::as_str));
         }
     };

@@ -158,6 +158,26 @@ pub fn attach_pinned_to_pod(pins: &PinDir, device: &str, ifindex: u32) -> Result
     result.map_err(|error| DatapathError::Attach { program: program::FROM_POD, device: device.to_owned(), reason: explain(&error) })
 }
 
+/// Whether `from_pod` really runs on what a pod's veth receives: the link is pinned, and the kernel lists the program. Without TCX no link
+/// can tell; see [`filter`].
+///
+/// # Errors
+/// [`DatapathError::Program`] when the kernel does not say.
+pub fn is_attached_to_pod(pins: &PinDir, device: &str, ifindex: u32) -> Result<bool, DatapathError> {
+    if !has_tcx() || !pins.link(&pin_name(program::FROM_POD, ifindex)).exists() {
+        return Ok(false);
+    }
+    let (_, programs) = SchedClassifier::query_tcx(device, TcAttachType::Ingress)
+        .map_err(|source| DatapathError::Program { name: program::FROM_POD.to_owned(), source })?;
+    Ok(programs.iter().any(|found| found.name_as_str() == Some(program::FROM_POD)))
+}
+
+/// Priority and handle of the filter that stands for a link where the kernel has no TCX; `None` where it has.
+#[must_use]
+pub fn filter() -> Option<(u16, u32)> {
+    (!has_tcx()).then(|| (FILTER_PRIORITY, FILTER_HANDLE.into()))
+}
+
 /// Removes our filter from a device that stays, where there is no TCX and so no pin to remove; elsewhere it does nothing. A filter that
 /// is not there is no error.
 pub fn detach_filter(device: &str, direction: Direction) {

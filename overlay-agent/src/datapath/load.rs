@@ -5,6 +5,7 @@ use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use overlay_common::abi::{map, program};
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 
 /// The object this agent was built with; empty when it was built without the eBPF toolchain.
@@ -14,6 +15,14 @@ static BUILT_IN: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 #[must_use]
 pub fn is_built_in() -> bool {
     !BUILT_IN.is_empty()
+}
+
+/// Tells the programs of one build from those of another.
+#[must_use]
+pub fn built_in_digest() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    BUILT_IN.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The loaded programs. Dropping it changes nothing in the kernel: maps, programs and links are pinned.

@@ -5,15 +5,19 @@
 
 mod attach;
 mod detour;
+mod generator;
 mod load;
 mod log;
 mod pins;
 mod privileges;
 mod tables;
 
-pub use attach::{Direction, Hook, attach_pinned_to_pod, detach_filter, detach_from_pod, redirects_whole_frames};
+pub use attach::{
+    Direction, Hook, attach_pinned_to_pod, detach_filter, detach_from_pod, filter, is_attached_to_pod, redirects_whole_frames,
+};
 pub use detour::Detours;
-pub use load::{Datapath, is_built_in};
+pub use generator::{Generator, MAX_FRAME, MAX_FRAMES};
+pub use load::{Datapath, built_in_digest, is_built_in};
 pub use log::forward_logs;
 pub use pins::PinDir;
 pub use tables::Tables;

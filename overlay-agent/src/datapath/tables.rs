@@ -4,9 +4,8 @@
 //! buffer of ours would be overrun by the kernel.
 
 use super::{DatapathError, PinDir};
-use aya::maps::lpm_trie::Key;
 use aya::maps::xdp::XdpMapError;
-use aya::maps::{Array, DevMapHash, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use ipnet::Ipv4Net;
 use overlay_common::abi::{self, map};
 use overlay_common::counters::Counters;
@@ -29,7 +28,7 @@ const LAYOUTS: [Layout; 8] = [
     Layout { name: map::SETTINGS, map_type: MapType::Array, key: 4, value: size_of::<abi::Settings>(), entries: 1 },
     Layout {
         name: map::SUBNETS,
-        map_type: MapType::LpmTrie,
+        map_type: MapType::Hash,
         key: size_of::<abi::SubnetKey>(),
         value: size_of::<abi::Subnet>(),
         entries: abi::MAX_NODES,
@@ -78,6 +77,8 @@ pub(super) fn check_pins(pins: &PinDir) -> Result<(), DatapathError> {
     LAYOUTS.iter().try_for_each(|layout| layout.check(&pins.map(layout.name)))
 }
 
+type SubnetKeyBytes = [u8; size_of::<abi::SubnetKey>()];
+type SubnetBytes = [u8; size_of::<abi::Subnet>()];
 type NodeBytes = [u8; size_of::<abi::Node>()];
 type PodBytes = [u8; size_of::<abi::Pod>()];
 type VethBytes = [u8; size_of::<abi::Veth>()];
@@ -89,7 +90,7 @@ type CounterWords = [u64; size_of::<Counters>() / 8];
 /// Handles on the pinned maps of one node.
 pub struct Tables {
     settings: Array<MapData, SettingsBytes>,
-    subnets: LpmTrie<MapData, abi::Ipv4, abi::Ipv4>,
+    subnets: HashMap<MapData, SubnetKeyBytes, SubnetBytes>,
     nodes: HashMap<MapData, abi::Ipv4, NodeBytes>,
     pods: HashMap<MapData, abi::Ipv4, PodBytes>,
     veths: HashMap<MapData, u32, VethBytes>,
@@ -111,8 +112,17 @@ fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn lpm_key(net: Ipv4Net) -> Key<abi::Ipv4> {
-    Key::new(u32::from(net.prefix_len()), net.network().octets())
+fn subnet_key(net: Ipv4Net) -> SubnetKeyBytes {
+    transmute!(abi::SubnetKey { prefix_len: net.prefix_len().into(), addr: net.network().octets() })
+}
+
+/// Looking up what is not there is no error.
+fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Tables {
@@ -135,6 +145,14 @@ impl Tables {
         })
     }
 
+    /// Opens the maps pinned by the agent, if it has pinned them all.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for missing pins.
+    pub fn open_existing(pins: &PinDir) -> Result<Option<Self>, DatapathError> {
+        if map::ALL.iter().all(|name| pins.map(name).exists()) { Self::open(pins).map(Some) } else { Ok(None) }
+    }
+
     /// The settings; all zero when they were never written.
     ///
     /// # Errors
@@ -149,30 +167,32 @@ impl Tables {
         named(map::SETTINGS, self.settings.set(0, bytes, 0))
     }
 
-    /// Which node has which pod network.
-    pub fn subnets(&self) -> Result<BTreeMap<Ipv4Net, Ipv4Addr>, DatapathError> {
+    /// Which node has which pod network, and how it is reached.
+    pub fn subnets(&self) -> Result<BTreeMap<Ipv4Net, abi::Subnet>, DatapathError> {
         self.subnets
             .iter()
             .map(|entry| {
-                let (key, node) = named(map::SUBNETS, entry)?;
-                let prefix_len = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
-                let net = Ipv4Net::new(key.data().into(), prefix_len).map_err(|_| DatapathError::Map {
+                let (key, bytes) = named(map::SUBNETS, entry)?;
+                let key: abi::SubnetKey = transmute!(key);
+                let net = u8::try_from(key.prefix_len).ok().and_then(|len| Ipv4Net::new(key.addr.into(), len).ok());
+                let net = net.ok_or(DatapathError::Map {
                     name: map::SUBNETS,
-                    source: MapError::InvalidKeySize { size: key.prefix_len() as usize, expected: 32 },
+                    source: MapError::InvalidKeySize { size: key.prefix_len as usize, expected: 32 },
                 })?;
-                Ok((net, node.into()))
+                Ok((net, transmute!(bytes)))
             })
             .collect()
     }
 
-    /// Adds or replaces a pod network.
-    pub fn put_subnet(&mut self, net: Ipv4Net, node: Ipv4Addr) -> Result<(), DatapathError> {
-        named(map::SUBNETS, self.subnets.insert(&lpm_key(net), node.octets(), 0))
+    /// Adds or replaces a pod network, in one update: no program sees half of it.
+    pub fn put_subnet(&mut self, net: Ipv4Net, subnet: &abi::Subnet) -> Result<(), DatapathError> {
+        let bytes: SubnetBytes = transmute!(*subnet);
+        named(map::SUBNETS, self.subnets.insert(subnet_key(net), bytes, 0))
     }
 
     /// Removes a pod network; an absent one is no error.
     pub fn remove_subnet(&mut self, net: Ipv4Net) -> Result<(), DatapathError> {
-        named(map::SUBNETS, ignore_absent(self.subnets.remove(&lpm_key(net))))
+        named(map::SUBNETS, ignore_absent(self.subnets.remove(&subnet_key(net))))
     }
 
     /// Every node.
@@ -196,6 +216,11 @@ impl Tables {
         self.pods.iter().map(|entry| named(map::PODS, entry).map(|(key, bytes)| (key.into(), transmute!(bytes)))).collect()
     }
 
+    /// The pod that has this address.
+    pub fn pod(&self, address: Ipv4Addr) -> Result<Option<abi::Pod>, DatapathError> {
+        named(map::PODS, found(self.pods.get(&address.octets(), 0))).map(|bytes| bytes.map(|bytes| transmute!(bytes)))
+    }
+
     /// Adds or replaces a pod.
     pub fn put_pod(&mut self, address: Ipv4Addr, pod: &abi::Pod) -> Result<(), DatapathError> {
         let bytes: PodBytes = transmute!(*pod);
@@ -210,6 +235,11 @@ impl Tables {
     /// What the pod behind each host-side veth may send, by ifindex.
     pub fn veths(&self) -> Result<BTreeMap<u32, abi::Veth>, DatapathError> {
         self.veths.iter().map(|entry| named(map::VETHS, entry).map(|(key, bytes)| (key, transmute!(bytes)))).collect()
+    }
+
+    /// What the pod behind a host-side veth may send.
+    pub fn veth(&self, ifindex: u32) -> Result<Option<abi::Veth>, DatapathError> {
+        named(map::VETHS, found(self.veths.get(&ifindex, 0))).map(|bytes| bytes.map(|bytes| transmute!(bytes)))
     }
 
     /// Adds or replaces a veth.

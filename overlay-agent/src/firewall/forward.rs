@@ -25,14 +25,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn program(self) -> &'static str {
+    pub(super) fn program(self) -> &'static str {
         match self {
             Self::Nft => "iptables-nft",
             Self::Legacy => "iptables-legacy",
         }
     }
 
-    fn restore_program(self) -> &'static str {
+    pub(super) fn restore_program(self) -> &'static str {
         match self {
             Self::Nft => "iptables-nft-restore",
             Self::Legacy => "iptables-legacy-restore",
@@ -45,9 +45,9 @@ impl Kind {
     }
 }
 
-/// Whether legacy iptables has a chain FORWARD here. Asking the program would make one.
-pub(super) fn has_legacy() -> bool {
-    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == "filter"))
+/// Whether legacy iptables has this table here. Asking the program would make one.
+pub(super) fn has_legacy(table: &str) -> bool {
+    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
 /// The chain as `-S` prints it.

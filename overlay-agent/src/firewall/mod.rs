@@ -5,6 +5,7 @@
 //! our comment in the chain FORWARD of iptables; it reads other chains and never changes them. Nothing here is needed for pods to reach
 //! each other: what fails is told, and the rest goes on.
 
+pub mod flannel;
 mod forward;
 mod listing;
 mod render;
@@ -72,7 +73,7 @@ impl Keeper {
             None => self.look_at_nftables(wanted, generation).await?,
         };
         // Legacy rules have no generation and tell nobody when they change.
-        if forward::has_legacy()
+        if forward::has_legacy("filter")
             && let Err(error) = look.keep_forward(Kind::Legacy, wanted).await
         {
             look.state.problems.insert(format!("whether {} stops pods cannot be told: {error}", Kind::Legacy.title()));
@@ -200,7 +201,9 @@ pub async fn remove() -> Result<Vec<String>, FirewallError> {
     let nft = nftables::forward_chains().await?.into_iter().find(is_iptables);
     // Our rules are where the policy is to drop.
     let needed = nft.as_ref().is_some_and(|chain| chain.drops);
-    for (kind, needed) in [nft.map(|_| (Kind::Nft, needed)), forward::has_legacy().then_some((Kind::Legacy, false))].into_iter().flatten() {
+    for (kind, needed) in
+        [nft.map(|_| (Kind::Nft, needed)), forward::has_legacy("filter").then_some((Kind::Legacy, false))].into_iter().flatten()
+    {
         match forward::remove(kind).await {
             Ok(false) => {}
             Ok(true) => removed.push(format!("rules in {}", kind.title())),

@@ -172,6 +172,16 @@ impl Netlink {
         Ok(links)
     }
 
+    /// How many devices are ports of that bridge.
+    pub async fn ports_of(&self, bridge: u32) -> Result<usize, Error> {
+        let request = LinkMessageBuilder::<LinkUnspec>::new().append_extra_attribute(without_statistics()).build();
+        let ports = self.dump(Message::GetLink(request), |part| match part {
+            Message::NewLink(link) => link.attributes.contains(&LinkAttribute::Controller(bridge)).then_some(()),
+            _ => None,
+        });
+        ports.await.map(|ports| ports.len()).naming(|| "list the ports of a bridge".to_owned())
+    }
+
     /// The device of that name, if there is one.
     pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, Error> {
         let request = LinkMessageBuilder::<LinkUnspec>::new().name(name).append_extra_attribute(without_statistics()).build();

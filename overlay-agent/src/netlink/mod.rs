@@ -7,6 +7,7 @@
 //! Messages are built with rtnetlink's builders where it has them, but sent by `Netlink::exchange`: rtnetlink's own `execute` takes a
 //! connection that broke before the answer for success, and drops the kernel's explanation of an error.
 
+mod cable;
 mod error;
 pub mod ethtool;
 mod events;
@@ -20,7 +21,9 @@ pub mod steering;
 pub mod sysctl;
 mod underlay;
 mod veth;
+mod veth_check;
 
+pub use cable::{Cable, CableEnd};
 pub use error::{Error, Failure};
 pub use events::{Event, Events};
 pub use link::{Address, Link};

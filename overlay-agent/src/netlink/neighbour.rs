@@ -135,7 +135,7 @@ impl Netlink {
         self.exchange(Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).await.map(drop)
     }
 
-    async fn neighbour(&self, neighbour: ManagedNeighbour) -> Result<Option<Neighbour>, Failure> {
+    pub(super) async fn neighbour(&self, neighbour: ManagedNeighbour) -> Result<Option<Neighbour>, Failure> {
         match self.exchange(Message::GetNeighbour(message_for(neighbour)), 0).await {
             Ok(answer) => Ok(answer.iter().find_map(|part| match part {
                 Message::NewNeighbour(entry) => Neighbour::decode(entry).map(|(_, _, entry)| entry),

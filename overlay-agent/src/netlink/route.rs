@@ -60,6 +60,24 @@ impl Netlink {
         Ok(routes.iter().filter_map(pod).collect())
     }
 
+    /// Where the routes through a device lead, whoever made them; the kernel's own for its addresses are left out.
+    pub async fn routes_through(&self, ifindex: u32) -> Result<Vec<Ipv4Net>, Error> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        let mut routes = self
+            .dump(Message::GetRoute(request), |part| match part {
+                Message::NewRoute(route) if route.header.protocol != RouteProtocol::Kernel => {
+                    let here = route.attributes.contains(&RouteAttribute::Oif(ifindex));
+                    if here { destination_in(&route) } else { None }
+                }
+                _ => None,
+            })
+            .await
+            .naming(|| format!("list the routes through the device with index {ifindex}"))?;
+        routes.sort_unstable();
+        Ok(routes)
+    }
+
     /// Adds a route, or replaces our own route to the same destination.
     ///
     /// Fails with [`Error::NoDevice`] if there is no overlay device, and with [`Error::RouteTaken`] if somebody else has a route to
@@ -142,7 +160,7 @@ impl Netlink {
         Ok(self.links().await?.into_iter().map(|link| (link.ifindex, link.name)).collect())
     }
 
-    async fn dump_routes(&self, request: RouteMessage) -> Result<Vec<RouteMessage>, Failure> {
+    pub(super) async fn dump_routes(&self, request: RouteMessage) -> Result<Vec<RouteMessage>, Failure> {
         self.dump(Message::GetRoute(request), |part| match part {
             Message::NewRoute(route) => Some(route),
             _ => None,

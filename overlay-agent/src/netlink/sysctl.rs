@@ -43,17 +43,34 @@ pub fn enable_forwarding() -> Result<(), Error> {
     ensure(Path::new("/proc/sys/net/ipv4/ip_forward"), "1")
 }
 
-/// Prepares the node's end of a pod's veth: it forwards IPv4 (`forwarding=1`) and takes no IPv6 router advertisement from the pod
-/// (`accept_ra=0`; a pod could otherwise become the node's IPv6 router). A kernel without IPv6 has nothing to refuse.
+/// What the node's end of a pod's veth is to be like, by family, key and value.
 ///
-/// Returns what could not be set; one failure does not keep the other from being set.
+/// It forwards IPv4. A router advertisement or a redirect from the pod could make the pod the node's router: neither is taken.
+/// `route_localnet` would let the pod reach what listens on 127.0.0.1 of the node, `accept_local` send from the node's own addresses;
+/// nobody but the pod's permanent neighbour answers for its gateway, and for nothing else (`proxy_arp`).
+const HOST_VETH: [(&str, &str, &str); 7] = [
+    ("ipv4", "forwarding", "1"),
+    ("ipv4", "route_localnet", "0"),
+    ("ipv4", "accept_local", "0"),
+    ("ipv4", "accept_redirects", "0"),
+    ("ipv4", "proxy_arp", "0"),
+    ("ipv6", "accept_ra", "0"),
+    ("ipv6", "accept_redirects", "0"),
+];
+
+/// Prepares the node's end of a pod's veth, see [`HOST_VETH`]. A kernel without IPv6 has nothing to refuse.
+///
+/// Returns what could not be set; one failure does not keep the others from being set.
 #[must_use]
 pub fn prepare_host_veth(name: &str) -> Vec<Error> {
-    let conf = |family: &str, key: &str| PathBuf::from(format!("/proc/sys/net/{family}/conf/{name}/{key}"));
-    let ipv6_is_off = |error: &Error| matches!(error, Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound);
-    let forwarding = ensure(&conf("ipv4", "forwarding"), "1").err();
-    let advertisements = ensure(&conf("ipv6", "accept_ra"), "0").err().filter(|error| !ipv6_is_off(error));
-    forwarding.into_iter().chain(advertisements).collect()
+    let is_off = |family: &str, error: &Error| {
+        family == "ipv6" && matches!(error, Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    };
+    let set = |(family, key, wanted)| {
+        let path = PathBuf::from(format!("/proc/sys/net/{family}/conf/{name}/{key}"));
+        ensure(&path, wanted).err().filter(|error| !is_off(family, error))
+    };
+    HOST_VETH.into_iter().filter_map(set).collect()
 }
 
 /// Writes `wanted` unless the file says so already.

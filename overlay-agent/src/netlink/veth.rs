@@ -36,6 +36,8 @@ pub struct PodVeth<'a> {
     pub host_name: &'a str,
     /// MAC of the node's end.
     pub host_mac: Mac,
+    /// What `ip link` shows beside the node's end, cut to what the kernel takes; empty: nothing.
+    pub alias: &'a str,
     /// Where the pod's end goes.
     pub namespace: &'a Namespace,
     /// Name of the pod's end, e.g. `eth0`.
@@ -122,7 +124,13 @@ impl Netlink {
     async fn connect_pair(&self, wire: &PodVeth<'_>) -> Result<u32, Error> {
         Self::connect_in(wire.namespace)?.connect_pod_end(wire).await?;
         let host_end = self.existing_link(wire.host_name).await?;
-        self.set_up(&host_end).await.naming(|| format!("bring up device {}", wire.host_name))?;
+        // The kernel takes no alias for a device that is being made (rtnl_create_link).
+        let mut up = LinkUnspec::new_with_index(host_end.ifindex).up();
+        if let Some(alias) = shortened(wire.alias) {
+            up = up.append_extra_attribute(LinkAttribute::IfAlias(alias));
+        }
+        let request = Message::SetLink(up.build());
+        self.exchange(request, 0).await.map(drop).naming(|| format!("bring up device {}", wire.host_name))?;
         self.put_permanent_neighbour(host_end.ifindex, wire.pod_address, wire.pod_mac)
             .await
             .naming(|| format!("write neighbour {} on device {}", wire.pod_address, wire.host_name))?;
@@ -162,4 +170,11 @@ impl Netlink {
             .build();
         self.exchange(Message::SetLink(request), 0).await.map(drop)
     }
+}
+
+/// An alias as long as the kernel takes it: less than IFALIASZ, 256, with the zero that is sent behind it.
+fn shortened(alias: &str) -> Option<String> {
+    const LONGEST: usize = 254;
+    let end = (0..=alias.len().min(LONGEST)).rev().find(|end| alias.is_char_boundary(*end))?;
+    (end > 0).then(|| alias[..end].to_owned())
 }

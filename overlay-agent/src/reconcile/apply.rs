@@ -55,7 +55,7 @@ impl Executor<'_> {
                 self.tables.put_settings(&abi::Settings { overlay_ifindex, ..*settings })?;
             }
             Action::PutNode(address, node) => self.tables.put_node(*address, node)?,
-            Action::PutSubnet(net, node) => self.tables.put_subnet(*net, *node)?,
+            Action::PutSubnet(net, node) => self.tables.put_subnet(*net, node)?,
             Action::RemoveSubnet(net) => self.tables.remove_subnet(*net)?,
             Action::RemoveNode(address) => self.tables.remove_node(*address)?,
             Action::PutRoute(route) => self.netlink.put_route(*route).await?,
@@ -102,11 +102,14 @@ fn describe(action: &Action) -> String {
         }
         Action::UpdateLink(link) => format!("set device {OVERLAY_DEVICE} to MTU {}, MAC {}", link.mtu, link.mac),
         Action::PutSettings(settings) => format!("write settings (MTU {}, port {})", settings.mtu, settings.port),
-        Action::PutNode(address, node) => {
-            let state = if node.next_hop_mac == abi::Mac::default() { "unresolved" } else { "resolved" };
-            format!("write node {address} by next hop {} ({state})", Ipv4Addr::from(node.next_hop))
+        Action::PutNode(address, node) => format!("write node {address} with pods {}", Ipv4Addr::from(node.pod_net)),
+        Action::PutSubnet(net, abi::Subnet { node, reach: abi::reach::NONE, .. }) => {
+            format!("write subnet {net} at {}, to which there is no route", Ipv4Addr::from(*node))
         }
-        Action::PutSubnet(net, node) => format!("write subnet {net} at {node}"),
+        Action::PutSubnet(net, subnet) => {
+            let state = if subnet.next_hop_mac == abi::Mac::default() { "unresolved" } else { "resolved" };
+            format!("write subnet {net} at {} by next hop {} ({state})", Ipv4Addr::from(subnet.node), Ipv4Addr::from(subnet.next_hop))
+        }
         Action::RemoveSubnet(net) => format!("remove subnet {net}"),
         Action::RemoveNode(address) => format!("remove node {address}"),
         Action::PutRoute(put) => format!("add {}", route(put)),

@@ -2,22 +2,26 @@
 
 use crate::datapath::{self, Direction, PinDir, Tables};
 use crate::firewall;
+use crate::install::RuntimePlaces;
+use crate::measure;
 use crate::model::{OVERLAY_DEVICE, Route};
 use crate::netlink::{self, Netlink};
 use crate::status::StateDir;
 use anyhow::{Context as _, Result};
 use std::path::Path;
 
-/// Removes every trace; returns what was removed, a line each. Pods of this node lose the network.
+/// Removes every trace; returns what was removed, a line each. Pods of this node lose the network. `runtime`: where the agent kept files
+/// for the container runtime; they go first, so that no pod is started meanwhile.
 ///
 /// # Errors
 /// When an agent is running with this state directory, or something cannot be removed.
-pub async fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
+pub async fn cleanup(bpffs: &Path, state_dir: &Path, runtime: Option<&RuntimePlaces>) -> Result<Vec<String>> {
     let state_dir = StateDir::new(state_dir.to_owned());
     let lock = state_dir.lock().context("stop the agent first")?;
     let netlink = Netlink::connect()?;
     let pins = PinDir::new(bpffs);
-    let mut removed = Vec::new();
+    let files = runtime.map(RuntimePlaces::remove).transpose().context("cannot remove what the container runtime was given")?;
+    let mut removed: Vec<String> = files.into_iter().flatten().map(|file| format!("file {}", file.display())).collect();
     // Read before the maps go. A map that cannot be read names no veth, and then there is none to remove by it.
     let tables = Tables::open(&pins).ok();
     let veths = tables.as_ref().and_then(|tables| tables.veths().ok()).unwrap_or_default();
@@ -53,6 +57,9 @@ pub async fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<Vec<String>> {
         removed.push(format!("device {OVERLAY_DEVICE}"));
     }
     removed.extend(pins.remove_all()?.into_iter().map(|pin| format!("pin {}", pin.display())));
+    if measure::remove_scratch(bpffs)? {
+        removed.push("what an interrupted measurement left".to_owned());
+    }
     // The lock goes last: no agent begins in a directory that is about to vanish.
     state_dir.remove().context("cannot remove the state directory")?;
     drop(lock);

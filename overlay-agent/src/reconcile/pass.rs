@@ -5,13 +5,14 @@ use super::plan::plan;
 use super::receive::{self, Rung};
 use crate::clock::now;
 use crate::config::Config;
-use crate::datapath::{self, Datapath, Direction, PinDir, Tables};
+use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
 use crate::desired::{self, Inputs, desired};
 use crate::firewall::{self, FirewallError};
+use crate::measure::Record;
 use crate::model::{ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Link, Netlink};
 use crate::pod;
-use crate::status::{Pass, Status};
+use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
 use overlay_common::abi::{program, receive as rung};
 use std::collections::BTreeSet;
@@ -31,6 +32,8 @@ pub struct Node<'a> {
     overlay_ifindex: Option<u32>,
     /// The pods' veths that have this process's `from_pod`, or got it from `overlay-cni` since.
     pods_replaced: bool,
+    /// What the rungs did when they were measured here; asked for when a rung is chosen.
+    measured: Option<Record>,
     firewall: firewall::Keeper,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
     unattached: BTreeSet<u32>,
@@ -41,7 +44,7 @@ impl<'a> Node<'a> {
     ///
     /// # Errors
     /// When the programs cannot be loaded or the maps not be opened.
-    pub fn new(config: &'a Config, netlink: Netlink) -> Result<Self> {
+    pub fn new(config: &'a Config, netlink: Netlink) -> Result<Self, DatapathError> {
         let pins = PinDir::new(&config.bpffs);
         let datapath = Datapath::load(&pins, config.ebpf_object.as_deref())?;
         let tables = datapath.tables()?;
@@ -54,6 +57,7 @@ impl<'a> Node<'a> {
             receive: None,
             overlay_ifindex: None,
             pods_replaced: false,
+            measured: Record::load(&StateDir::new(config.state_dir.clone())),
             firewall: firewall::Keeper::default(),
             unattached: BTreeSet::new(),
         })
@@ -184,7 +188,8 @@ impl<'a> Node<'a> {
             if let Some((old, _)) = self.receive.as_ref().filter(|(old, _)| old.ifindex != device.ifindex) {
                 datapath::detach_filter(&old.name, Direction::Ingress);
             }
-            let rung = receive::choose(&mut self.datapath, device, self.config.receive_mode)?;
+            let measured = self.measured.as_ref().map(|record| &record.measurement);
+            let rung = receive::choose(&mut self.datapath, device, self.config.receive_mode, measured)?;
             info!(device = device.name, mode = rung.mode, reason = rung.reason, "receive rung chosen");
             let mut settings = self.tables.settings()?;
             if settings.receive_mode != rung.mode {

@@ -21,7 +21,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
     let device = device(&desired.link, observed.link.as_ref());
     let mut actions = Vec::new();
     actions.extend(device.action());
-    let settings = abi::Settings { overlay_ifindex: device.ifindex(), ..desired.settings };
+    // A length that is no longer needed stays: dropped first, prefixes that are about to be replaced would be missed meanwhile; dropped last,
+    // it would take a second write. It costs one lookup for packets that leave the cluster.
+    let subnet_lens = desired.settings.subnet_lens | observed.settings.subnet_lens;
+    let settings = abi::Settings { overlay_ifindex: device.ifindex(), subnet_lens, ..desired.settings };
     // A new device has a new index, even if the settings seem to be right.
     if device.is_new() || settings != observed.settings {
         actions.push(Action::PutSettings(settings));

@@ -37,21 +37,26 @@ fn settings(vni: u32, overlay_ifindex: u32) -> abi::Settings {
         gateway: [10, 244, 1, 1],
         vtep_mac: [2, 0, 0, 0, 0, 1],
         underlay_mac: [2, 0, 0, 0, 0, 2],
+        subnet_lens: 1 << 24,
     }
 }
 
 fn node(number: u8) -> abi::Node {
-    abi::Node {
+    abi::Node { pod_net: [10, 244, number, 0], pod_mask: [255, 255, 255, 0] }
+}
+
+/// Node `number` and the way to it.
+fn way(number: u8) -> abi::Subnet {
+    abi::Subnet {
+        node: address(number).octets(),
         vtep_mac: [0x0e, 0x4f, 192, 0, 2, number],
         next_hop_mac: [0; 6],
         local_mac: [2; 6],
         pad: [0; 2],
         source: [192, 0, 2, 1],
-        next_hop: [192, 0, 2, number],
+        next_hop: address(number).octets(),
         ifindex: 2,
         reach: abi::reach::ENCAP,
-        pod_net: [10, 244, number, 0],
-        pod_mask: [255, 255, 255, 0],
     }
 }
 
@@ -64,7 +69,7 @@ fn cluster() -> Desired {
     Desired {
         link: link(0),
         settings: settings(1, 0),
-        subnets: [2, 3].map(|n| (net(n), address(n))).into(),
+        subnets: [2, 3].map(|n| (net(n), way(n))).into(),
         nodes: [2, 3].map(|n| (address(n), node(n))).into(),
         routes: [Route::Unreachable { destination: net(1) }, overlay_route(2), overlay_route(3)].into(),
         neighbours: [2, 3].map(|n| ManagedNeighbour { address: address(n), ifindex: 2 }).into(),
@@ -114,7 +119,7 @@ fn apply(state: &mut Observed, action: &Action) {
             state.settings = abi::Settings { overlay_ifindex, ..settings };
         }
         Action::PutNode(address, node) => drop(state.nodes.insert(address, node)),
-        Action::PutSubnet(net, node) => drop(state.subnets.insert(net, node)),
+        Action::PutSubnet(net, subnet) => drop(state.subnets.insert(net, subnet)),
         Action::RemoveSubnet(net) => assert!(state.subnets.remove(&net).is_some(), "removed what is not there"),
         Action::RemoveNode(address) => assert!(state.nodes.remove(&address).is_some(), "removed what is not there"),
         Action::PutRoute(route) => {
@@ -149,8 +154,8 @@ fn an_empty_host_is_built_from_the_bottom_up() {
             Action::PutNeighbour(ManagedNeighbour { address: address(3), ifindex: 2 }),
             Action::PutNode(address(2), node(2)),
             Action::PutNode(address(3), node(3)),
-            Action::PutSubnet(net(2), address(2)),
-            Action::PutSubnet(net(3), address(3)),
+            Action::PutSubnet(net(2), way(2)),
+            Action::PutSubnet(net(3), way(3)),
             Action::PutRoute(overlay_route(2)),
             Action::PutRoute(overlay_route(3)),
             Action::PutRoute(Route::Unreachable { destination: net(1) }),
@@ -182,8 +187,8 @@ fn a_node_that_left_is_taken_down_from_the_top() {
 fn a_pod_network_that_moves_to_another_node_is_replaced_in_one_step() {
     let observed = reached(&cluster());
     let mut desired = cluster();
-    desired.subnets.insert(net(3), address(2));
-    assert_eq!(plan(&desired, &observed), [Action::PutSubnet(net(3), address(2))]);
+    desired.subnets.insert(net(3), way(2));
+    assert_eq!(plan(&desired, &observed), [Action::PutSubnet(net(3), way(2))]);
 }
 
 #[test]
@@ -192,10 +197,10 @@ fn a_node_that_changes_its_address_is_never_absent() {
     let mut desired = cluster();
     desired.nodes.remove(&address(3));
     desired.nodes.insert(address(9), node(3));
-    desired.subnets.insert(net(3), address(9));
+    desired.subnets.insert(net(3), way(9));
     assert_eq!(
         plan(&desired, &observed),
-        [Action::PutNode(address(9), node(3)), Action::PutSubnet(net(3), address(9)), Action::RemoveNode(address(3))]
+        [Action::PutNode(address(9), node(3)), Action::PutSubnet(net(3), way(9)), Action::RemoveNode(address(3))]
     );
 }
 
@@ -243,7 +248,7 @@ fn a_second_route_to_a_destination_is_removed() {
 
 // === Any two states ===
 
-type Parts = (BTreeMap<Ipv4Net, Ipv4Addr>, BTreeMap<Ipv4Addr, abi::Node>, BTreeSet<Route>, BTreeSet<ManagedNeighbour>);
+type Parts = (BTreeMap<Ipv4Net, abi::Subnet>, BTreeMap<Ipv4Addr, abi::Node>, BTreeSet<Route>, BTreeSet<ManagedNeighbour>);
 
 fn any_parts() -> impl Strategy<Value = Parts> {
     let number = 0..6_u8;
@@ -252,7 +257,7 @@ fn any_parts() -> impl Strategy<Value = Parts> {
         number.clone().prop_map(|n| Route::Unreachable { destination: net(n) }),
     ];
     (
-        prop::collection::btree_map(number.clone().prop_map(net), number.clone().prop_map(address), 0..6),
+        prop::collection::btree_map(number.clone().prop_map(net), number.clone().prop_map(way), 0..6),
         prop::collection::btree_map(number.clone().prop_map(address), number.clone().prop_map(node), 0..6),
         prop::collection::btree_set(route, 0..6),
         prop::collection::btree_set(number.prop_map(|n| ManagedNeighbour { address: address(n), ifindex: 2 }), 0..6),
@@ -274,7 +279,8 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             routes.retain(|route| matches!(route, Route::Unreachable { .. }));
         }
         let link = device.map(|(ifindex, link)| OverlayLinkState { ifindex, link });
-        Observed { link, settings: settings(vni, ifindex), subnets, nodes, routes, neighbours }
+        let settings = abi::Settings { subnet_lens: 1 << (20 + ifindex), ..settings(vni, ifindex) };
+        Observed { link, settings, subnets, nodes, routes, neighbours }
     })
 }
 
@@ -307,6 +313,7 @@ proptest! {
         let mut expected = reached(&desired);
         expected.link = Some(OverlayLinkState { ifindex, link: Some(desired.link) });
         expected.settings.overlay_ifindex = ifindex;
+        expected.settings.subnet_lens |= observed.settings.subnet_lens;
         prop_assert_eq!(&state, &expected);
         prop_assert_eq!(plan(&desired, &state), []);
     }

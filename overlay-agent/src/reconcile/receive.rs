@@ -1,10 +1,11 @@
-//! The receive ladder: native XDP, then TC, then the kernel's vxlan device. Chooses a rung for the NIC and says why.
+//! The receive ladder: native XDP, TC, the kernel's vxlan device. Chooses a rung for the NIC by what was measured, and says why.
 //!
 //! A rung that fails is never fatal when the choice is ours; one that was asked for by name and fails is reported, and the next one is
 //! used, so that the node keeps receiving.
 
 use crate::cli::ReceiveMode;
 use crate::datapath::{self, Datapath, DatapathError, Direction, Hook};
+use crate::measure::{self, Class, Measurement, RUNGS};
 use crate::model::UnderlayDevice;
 use crate::netlink::ethtool;
 use overlay_common::abi::{program, receive};
@@ -20,17 +21,22 @@ pub struct Rung {
     pub problem: Option<String>,
 }
 
-/// Drivers whose packets may come without the checksums their senders were to fill in: nothing has been on a wire yet.
+/// Drivers whose packets come from the same machine: their checksums may still have to be filled in, and super-packets are whole.
 const VIRTUAL_DRIVERS: [&str; 8] = ["veth", "virtio_net", "tun", "vif", "vmxnet3", "hv_netvsc", "bridge", "dummy"];
 
-/// Attaches what the rung needs to the NIC.
+/// Attaches what the rung needs to the NIC. Where the choice is ours it follows `measured`, what this kernel did on this machine.
 ///
 /// `underlay_tc` is attached on every rung: with XDP it delivers what XDP stripped and takes what XDP left, and for the kernel's device
 /// it marks the packets of known nodes.
 ///
 /// # Errors
 /// [`DatapathError::Attach`] when not even TC can be attached; nothing can be received then.
-pub fn choose(datapath: &mut Datapath, device: &UnderlayDevice, asked: ReceiveMode) -> Result<Rung, DatapathError> {
+pub fn choose(
+    datapath: &mut Datapath,
+    device: &UnderlayDevice,
+    asked: ReceiveMode,
+    measured: Option<&Measurement>,
+) -> Result<Rung, DatapathError> {
     let hook = Hook::Tc { device: device.name.clone(), ifindex: device.ifindex, direction: Direction::Ingress };
     datapath.attach(program::UNDERLAY_TC, &hook)?;
     let rung = |mode, reason: String| Rung { mode, reason, problem: None };
@@ -44,14 +50,43 @@ pub fn choose(datapath: &mut Datapath, device: &UnderlayDevice, asked: ReceiveMo
             Ok(()) if !datapath::redirects_whole_frames() => instead(receive::XDP, asked, "it needs Linux 6.3"),
             Ok(()) => rung(receive::XDP_REDIRECT, format!("{}{}", asked_for(), doubt(&device.name))),
         },
-        ReceiveMode::Auto if device.kind.as_deref() == Some("veth") => {
-            rung(receive::TC, "native XDP on a veth makes the kernel copy every packet".to_owned())
+        ReceiveMode::Auto => {
+            let choice = Preference::of(&device.name, measured);
+            match choice.rung {
+                measure::Rung::Kernel => rung(receive::KERNEL, choice.reason),
+                measure::Rung::Tc => rung(receive::TC, choice.reason),
+                measure::Rung::Xdp => match attach_xdp(datapath, device) {
+                    Ok(()) => rung(receive::XDP, choice.reason),
+                    Err(error) => rung(receive::TC, error.to_string()),
+                },
+            }
         }
-        ReceiveMode::Auto => match attach_xdp(datapath, device) {
-            Ok(()) => rung(receive::XDP, format!("{} has native XDP", device.name)),
-            Err(error) => rung(receive::TC, error.to_string()),
-        },
     })
+}
+
+/// The rung to try first where the choice is ours.
+struct Preference {
+    rung: measure::Rung,
+    reason: String,
+}
+
+impl Preference {
+    fn of(device: &str, measured: Option<&Measurement>) -> Self {
+        // A driver that does not tell its name is no virtual one we know.
+        let driver = ethtool::driver(device).unwrap_or_else(|_| "no driver".to_owned());
+        let class = if VIRTUAL_DRIVERS.contains(&driver.as_str()) { Class::Virtual } else { Class::Physical };
+        let nature = match class {
+            Class::Physical => format!("{device} is a physical NIC ({driver})"),
+            Class::Virtual => format!("{device} is a virtual NIC ({driver})"),
+        };
+        let Some(measured) = measured else {
+            let rung = class.usual();
+            return Self { rung, reason: format!("{nature}; not measured on this kernel: run overlay-agent measure") };
+        };
+        let choice = measured.best(class);
+        let speeds: Vec<String> = RUNGS.iter().zip(choice.speeds).map(|(rung, speed)| format!("{} {speed:.2}", rung.name())).collect();
+        Self { rung: choice.rung, reason: format!("{nature}; measured {} for such: {}", measured.at, speeds.join(", ")) }
+    }
 }
 
 /// The next rung in the place of one that was asked for and cannot be had.

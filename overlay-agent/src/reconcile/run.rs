@@ -1,10 +1,12 @@
 //! The loop: wait for a reason to look again, make a pass, tell. Reasons carry no content; a pass reads everything.
 
 use super::pass::Node;
+use crate::clock::now;
 use crate::cluster::{self, Subscription};
 use crate::config::Config;
+use crate::install::Installer;
 use crate::netlink::{Events, Netlink, sysctl};
-use crate::status::{StateDir, Status};
+use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -41,6 +43,10 @@ pub async fn run(config: &Config) -> Result<()> {
     crate::datapath::forward_logs(node.datapath_mut());
     let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval));
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
+    let mut runtime = config.runtime.clone().map(|(places, template)| Installer::new(places, template)).transpose()?;
+    for notice in &config.notices {
+        warn!(notice, "not done as asked");
+    }
     info!(node = config.node_name, load_ms, "agent started");
 
     let mut retry = FIRST_RETRY;
@@ -49,7 +55,7 @@ pub async fn run(config: &Config) -> Result<()> {
     loop {
         tokio::select! {
             () = stop.requested() => break,
-            reason = next_reason(&mut source, &mut events) => {
+            reason = next_reason(&mut source, &mut events, &mut runtime) => {
                 debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
                 due = due.min(rested.max(Instant::now() + SETTLE));
                 continue;
@@ -62,7 +68,7 @@ pub async fn run(config: &Config) -> Result<()> {
         let begun = Instant::now();
         let topology = source.topology.borrow_and_update().clone();
         let complete = match topology {
-            Some(topology) => node.pass(&topology, &mut status).await,
+            Some(topology) => node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status),
             None => true,
         };
         status.source = source.state.borrow_and_update().clone();
@@ -78,18 +84,41 @@ pub async fn run(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Gives the container runtime what it needs, after a pass without errors; whether it has it.
+fn install(runtime: Option<&mut Installer>, status: &mut Status) -> bool {
+    let (Some(runtime), Some(_)) = (runtime, &status.node) else { return true };
+    match runtime.ensure() {
+        Ok(files) => {
+            status.runtime = Some(files);
+            true
+        }
+        Err(error) => {
+            warn!(%error, "the container runtime has not what it needs");
+            status.record_pass(Pass { at: now(), actions: 0, errors: vec![error.to_string()] });
+            false
+        }
+    }
+}
+
 /// Waits for the next reason to look again.
 ///
 /// # Errors
 /// When the source's task is gone, which it never is by itself: the agent cannot go on without it.
-async fn next_reason(source: &mut Subscription, events: &mut Option<Events>) -> Result<String> {
+async fn next_reason(source: &mut Subscription, events: &mut Option<Events>, runtime: &mut Option<Installer>) -> Result<String> {
     let network = async {
         match events {
             Some(events) => events.next().await,
             None => std::future::pending().await,
         }
     };
+    let runtime = async {
+        match runtime {
+            Some(runtime) => runtime.changed().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = runtime => Ok("something changed in the container runtime's directories".to_owned()),
         changed = source.topology.changed() => Ok(changed.map(|()| "the list of nodes changed".to_owned())?),
         changed = source.state.changed() => Ok(changed.map(|()| "the source's state changed".to_owned())?),
         event = network => Ok(match event {

@@ -148,9 +148,16 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
             Cell::new(format!("{} (index {}{kind}), {}, MTU {} bytes", underlay.device, underlay.ifindex, underlay.mac, underlay.mtu)),
         );
         row("pod MTU", Cell::new(format!("{} bytes", underlay.overlay_mtu)));
+        row("sends by", Cell::new(format!("vxlan, outer UDP checksum {}: a super-packet can carry no other", underlay.outer_checksum)));
     }
     if let Some(receive) = &status.receive {
         row("receives by", Cell::new(format!("{}: {}", receive.mode, receive.reason)));
+    }
+    if let Some(runtime) = &status.runtime {
+        row("pods by", Cell::new(format!("{}, {}", runtime.list.display(), runtime.plugin.display())));
+        for notice in &runtime.notices {
+            row("notice", Cell::new(notice).fg(Color::Yellow));
+        }
     }
     if let Some(firewall) = &status.firewall {
         row(

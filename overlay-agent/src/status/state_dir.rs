@@ -1,10 +1,16 @@
 //! The state directory: `status.json`, and the lock that tells whether an agent runs.
 
 use super::Status;
+use crate::measure;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+/// Name of the status's file.
+const STATUS: &str = "status.json";
 
 /// The state directory of one agent.
 #[derive(Debug)]
@@ -64,7 +70,7 @@ impl StateDir {
     /// Path of `status.json`.
     #[must_use]
     pub fn status_path(&self) -> PathBuf {
-        self.path.join("status.json")
+        self.path.join(STATUS)
     }
 
     fn lock_path(&self) -> PathBuf {
@@ -109,16 +115,22 @@ impl StateDir {
         if self.written.as_ref() == Some(status) && path.exists() {
             return Ok(false);
         }
-        self.replace(&path, status).map_err(|source| StatusError::Io { path, source })?;
+        self.write_json(STATUS, status)?;
         self.written = Some(status.clone());
         Ok(true)
     }
 
-    fn replace(&self, path: &Path, status: &Status) -> io::Result<()> {
+    /// Puts a file of JSON in the place of the one there may be. A reader sees the old one or the new one.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), StatusError> {
+        let path = self.path.join(name);
+        self.replace(&path, name, value).map_err(|source| StatusError::Io { path, source })
+    }
+
+    fn replace(&self, path: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
         self.create()?;
-        let mut text = serde_json::to_vec_pretty(status)?;
+        let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
-        let temporary = self.path.join(".status.json.new");
+        let temporary = self.path.join(temporary(name));
         // What is left of an agent that was killed here would keep its own mode.
         match std::fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -130,7 +142,12 @@ impl StateDir {
 
     /// Reads `status.json`.
     pub fn read(&self) -> Result<Status, StatusError> {
-        let path = self.status_path();
+        self.read_json(STATUS)
+    }
+
+    /// Reads a file of JSON.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T, StatusError> {
+        let path = self.path.join(name);
         match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|source| StatusError::Foreign { path, source }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StatusError::Absent(path)),
@@ -140,7 +157,8 @@ impl StateDir {
 
     /// Removes what agents left in the state directory, and the directory if nothing else is in it.
     pub fn remove(&self) -> io::Result<()> {
-        for name in ["status.json", ".status.json.new", "agent.lock"] {
+        let files = [STATUS, measure::RECORD].map(|name| [name.to_owned(), temporary(name)]);
+        for name in files.into_iter().flatten().chain(["agent.lock".to_owned()]) {
             match std::fs::remove_file(self.path.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -155,6 +173,11 @@ impl StateDir {
     fn create(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)
     }
+}
+
+/// Name a file has until it is whole.
+fn temporary(name: &str) -> String {
+    format!(".{name}.new")
 }
 
 fn private() -> OpenOptions {

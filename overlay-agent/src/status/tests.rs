@@ -99,6 +99,7 @@ Node
   VTEP MAC     0e:4f:c0:00:02:01
   underlay     eth0 (index 2, veth), 02:00:00:00:00:01, MTU 1500 bytes
   pod MTU      1450 bytes
+  sends by     vxlan, outer UDP checksum zero: a super-packet can carry no other
   receives by  tc: asked for
   masquerade   on, table ip overlay
   pods pass    FORWARD of iptables-nft, which would drop them but for our rules

@@ -48,12 +48,18 @@ pub(crate) async fn sysctls_are_those_of_the_callers_namespace() -> Result<()> {
     let (forwarding, advertisements) = ("/proc/sys/net/ipv4/conf/veth.1/forwarding", "/proc/sys/net/ipv6/conf/veth.1/accept_ra");
     fs::write(forwarding, "0")?;
     fs::write(advertisements, "1")?;
+    let closed =
+        ["route_localnet", "accept_local", "accept_redirects", "proxy_arp"].map(|key| format!("/proc/sys/net/ipv4/conf/veth.1/{key}"));
+    closed.iter().try_for_each(|path| fs::write(path, "1"))?;
     let failed = sysctl::prepare_host_veth("veth.1");
     assert!(failed.is_empty(), "{failed:?}");
     assert_eq!((fs::read_to_string(forwarding)?.as_str(), fs::read_to_string(advertisements)?.as_str()), ("1\n", "0\n"));
+    for path in &closed {
+        assert_eq!(fs::read_to_string(path)?, "0\n", "{path}");
+    }
 
-    let failed = sysctl::prepare_host_veth("nowhere");
-    assert_eq!(failed.iter().map(ToString::to_string).collect::<Vec<_>>(), ["cannot read /proc/sys/net/ipv4/conf/nowhere/forwarding"]);
+    let failed: Vec<String> = sysctl::prepare_host_veth("nowhere").iter().map(ToString::to_string).collect();
+    assert_eq!((failed.len(), failed[0].as_str()), (5, "cannot read /proc/sys/net/ipv4/conf/nowhere/forwarding"), "{failed:?}");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ fn wire(namespace: &Namespace) -> PodVeth<'_> {
     PodVeth {
         host_name: "ovl12345678",
         host_mac: Mac([0x0e, 0x50, 0, 0, 0, 1]),
+        alias: "default/web-1",
         namespace,
         pod_name: "eth0",
         pod_mac: Mac([0x0e, 0x50, 0, 0, 0, 2]),
@@ -33,6 +34,7 @@ pub(crate) async fn a_pod_reaches_its_node_and_back_without_arp() -> Result<()> 
     let host_end = netlink.link_by_index(ifindex).await?.context("no host end")?;
     assert_eq!((host_end.name.as_str(), host_end.mac, host_end.mtu), (wire.host_name, Some(wire.host_mac), 1450));
     assert!(host_end.up && host_end.kind.as_deref() == Some("veth"));
+    assert_eq!(ip_link(wire.host_name)?["ifalias"], "default/web-1");
     let in_pod = Netlink::connect_in(&pod)?;
     let pod_end = in_pod.link_by_name("eth0").await?.context("no pod end")?;
     assert_eq!((pod_end.mac, pod_end.mtu, pod_end.up), (Some(wire.pod_mac), 1450, true));

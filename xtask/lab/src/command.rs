@@ -19,6 +19,15 @@ pub fn run(command: &mut Command) -> anyhow::Result<String> {
 /// # Errors
 /// As [`run`].
 pub fn run_with_input(command: &mut Command, input: &str) -> anyhow::Result<String> {
+    let output = output_with_input(command, input)?;
+    printed(command, &output)
+}
+
+/// Runs a command to its end with `input` as its standard input, whatever its exit code.
+///
+/// # Errors
+/// The program is missing.
+pub fn output_with_input(command: &mut Command, input: &str) -> anyhow::Result<Output> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -32,7 +41,7 @@ pub fn run_with_input(command: &mut Command, input: &str) -> anyhow::Result<Stri
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
         child.wait_with_output()
     });
-    printed(command, &output.with_context(|| format!("run `{}`", line(command)))?)
+    output.with_context(|| format!("run `{}`", line(command)))
 }
 
 /// What a command printed, if it ended well.

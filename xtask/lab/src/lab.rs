@@ -29,6 +29,8 @@ pub struct LabConfig {
     pub foreign: u8,
     /// Pods on each node.
     pub pods: usize,
+    /// What makes the pods of our nodes.
+    pub runtime: Runtime,
     /// How our nodes receive.
     pub receive_mode: ReceiveMode,
     /// The underlay carries super-packets with checksums left to do, as virtual links do; else what a wire carries, see
@@ -38,8 +40,27 @@ pub struct LabConfig {
 
 impl Default for LabConfig {
     fn default() -> Self {
-        Self { underlay: Kind::L2, mtu: 1500, nodes: 2, foreign: 0, pods: 1, receive_mode: ReceiveMode::Auto, offloads: true }
+        Self {
+            underlay: Kind::L2,
+            mtu: 1500,
+            nodes: 2,
+            foreign: 0,
+            pods: 1,
+            runtime: Runtime::Lab,
+            receive_mode: ReceiveMode::Auto,
+            offloads: true,
+        }
     }
+}
+
+/// What makes the pods of our nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Runtime {
+    /// The lab: a network namespace each.
+    #[default]
+    Lab,
+    /// A containerd on each node: a container each, wired by overlay-cni.
+    Containerd,
 }
 
 /// A running lab. Dropped, everything of it goes, agents first.
@@ -109,6 +130,10 @@ impl Lab {
                 lab.underlay.set_offloads(host.ns, false)?;
             }
         }
+        if config.runtime == Runtime::Containerd {
+            progress("containerd on every node");
+            lab.nodes.iter_mut().try_for_each(Node::start_runtime)?;
+        }
         lab.nodes_file.entries = lab.nodes.iter().map(Node::entry).chain(lab.foreign.iter().map(ForeignNode::entry)).collect();
         lab.nodes_file.write_atomic()?;
 
@@ -122,7 +147,10 @@ impl Lab {
         }
         lab.introduce()?;
 
-        progress("pods: network namespaces wired to their nodes");
+        progress(match config.runtime {
+            Runtime::Lab => "pods: network namespaces wired to their nodes",
+            Runtime::Containerd => "pods: containers, started by containerd through overlay-cni",
+        });
         for _ in 0..config.pods {
             for node in &mut lab.nodes {
                 node.add_pod()?;

@@ -80,7 +80,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 fn wire(args: &WireArgs) -> anyhow::Result<ExitCode> {
     let WireArgs { bpffs, host_name, netns, pod_name, address, steer_flows } = args;
-    let request = PodRequest { host_name, namespace: netns, pod_name, address: *address, steer_flows: *steer_flows };
+    let request = PodRequest { host_name, title: "", namespace: netns, pod_name, address: *address, mac: None, steer_flows: *steer_flows };
     pod::wire(bpffs, &request).with_context(|| format!("wire {host_name}"))?;
     Ok(ExitCode::SUCCESS)
 }

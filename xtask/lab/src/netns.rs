@@ -28,18 +28,37 @@ impl Ns {
     /// # Errors
     /// The name is taken, or this is not a sandbox.
     pub fn create(name: impl Into<String>) -> anyhow::Result<Self> {
-        let name = name.into();
-        let path = path(&name);
-        File::create_new(&path).with_context(|| format!("create {}, which stands for network namespace {name}", path.display()))?;
-        // From here on a failure deletes the namespace again.
-        let ns = Self { name };
+        let ns = Self::name_file(name.into())?;
         on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
-            mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .with_context(|| format!("mount network namespace {} on {}", ns.name, path.display()))?;
+            ns.bind("/proc/thread-self/ns/net")?;
             set_loopback_up()
         })?;
         Ok(ns)
+    }
+
+    /// Names the namespace of a process, which somebody else made. Dropped, the name goes, and the namespace with its last process.
+    ///
+    /// # Errors
+    /// The name is taken, or there is no such process.
+    pub fn of_process(name: impl Into<String>, pid: i32) -> anyhow::Result<Self> {
+        let ns = Self::name_file(name.into())?;
+        ns.bind(&format!("/proc/{pid}/ns/net"))?;
+        Ok(ns)
+    }
+
+    /// Makes the file that will stand for a namespace.
+    fn name_file(name: String) -> anyhow::Result<Self> {
+        let path = path(&name);
+        File::create_new(&path).with_context(|| format!("create {}, which stands for network namespace {name}", path.display()))?;
+        // From here on a failure deletes it again.
+        Ok(Self { name })
+    }
+
+    fn bind(&self, namespace: &str) -> anyhow::Result<()> {
+        let path = self.path();
+        mount(Some(namespace), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("mount network namespace {} on {}", self.name, path.display()))
     }
 
     /// Its name, as `ip netns` lists it.
@@ -173,7 +192,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 /// Runs a closure on a thread of its own, whose namespace may differ from the others'.
-fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 

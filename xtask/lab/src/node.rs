@@ -2,6 +2,7 @@
 
 use crate::agent::{self, Agent, AgentConfig, ReceiveMode};
 use crate::command;
+use crate::containerd::Containerd;
 use crate::netns::Ns;
 use crate::nodes::NodeEntry;
 use crate::pod::{self, Pod};
@@ -40,6 +41,8 @@ pub struct Node {
     agent: Option<Agent>,
     /// Its pods.
     pub pods: Vec<Pod>,
+    /// What starts its pods; none: the lab wires them.
+    pub runtime: Option<Box<Containerd>>,
     mounts: NodeDirectory,
     /// Its network.
     pub ns: Ns,
@@ -79,7 +82,19 @@ impl Node {
             extra: Vec::new(),
         };
         let Place { address, pod_cidr, .. } = place;
-        Ok(Self { agent: None, pods: Vec::new(), mounts, ns, name, address, pod_cidr, config, wirer: None, steer_flows: false })
+        Ok(Self {
+            agent: None,
+            pods: Vec::new(),
+            runtime: None,
+            mounts,
+            ns,
+            name,
+            address,
+            pod_cidr,
+            config,
+            wirer: None,
+            steer_flows: false,
+        })
     }
 
     /// What the cluster's list says of it.
@@ -107,6 +122,17 @@ impl Node {
         self.config.bpffs.join("overlay").join(format!("v{}", overlay_common::abi::ABI_VERSION))
     }
 
+    /// Starts a container runtime, and has the agent, when it is started next, give it the plugin. From then on pods are containers.
+    ///
+    /// # Errors
+    /// What [`Containerd::start`] says.
+    pub fn start_runtime(&mut self) -> anyhow::Result<()> {
+        let containerd = Containerd::start(&self.ns, &self.mounts.runtime(), Some(&self.config.bpffs))?;
+        self.config.extra.extend(runtime_flags(&containerd));
+        self.runtime = Some(Box::new(containerd));
+        Ok(())
+    }
+
     /// Starts the agent and does not wait.
     ///
     /// # Errors
@@ -132,6 +158,12 @@ impl Node {
     pub fn wait_ready_within(&mut self, timeout: Duration) -> anyhow::Result<Status> {
         let agent = self.agent.as_mut().with_context(|| format!("{} has no agent", self.name))?;
         agent.wait_ready(&self.config.state_dir, timeout).with_context(|| self.name.clone())
+    }
+
+    /// Whether an agent was started and not stopped.
+    #[must_use]
+    pub const fn has_agent(&self) -> bool {
+        self.agent.is_some()
     }
 
     /// PID of the running agent.
@@ -179,8 +211,16 @@ impl Node {
     /// Adds the next `count` pods.
     ///
     /// # Errors
-    /// The wiring of one fails: then none of them is there.
+    /// The wiring of one fails: then none of them is there, or, as containers, those before it are.
     pub fn add_pods(&mut self, count: usize) -> anyhow::Result<()> {
+        if let Some(containerd) = &self.runtime {
+            for _ in 0..count {
+                let pod = pod::start(&self.ns, containerd, self.pods.len())
+                    .with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
+                self.pods.push(pod);
+            }
+            return Ok(());
+        }
         let pods = pod::create(&self.name, self.pod_cidr, self.pods.len(), count)?;
         pod::in_parallel(&pods, |pod| pod::wire(&self.ns, &self.config.bpffs, pod, (self.wirer.as_deref(), self.steer_flows)))
             .with_context(|| format!("{}; its agent's log:\n{}", self.name, self.log_tail()))?;
@@ -217,7 +257,10 @@ impl Node {
     /// # Errors
     /// There is none, or the unwiring fails.
     pub fn remove_pod(&mut self) -> anyhow::Result<()> {
-        let pod = self.pods.pop().with_context(|| format!("{} has no pod", self.name))?;
+        let mut pod = self.pods.pop().with_context(|| format!("{} has no pod", self.name))?;
+        if let Some(container) = pod.container.take() {
+            return container.remove();
+        }
         if self.wirer.is_some() {
             // Another build's maps are not ours to write: its agent notices that the veth is gone.
             return Ok(());
@@ -248,7 +291,7 @@ impl Node {
     pub fn cleanup(&self) -> anyhow::Result<String> {
         let mut command = self.ns.command(self.config.program()?);
         command.args(["cleanup", "--bpffs"]).arg(&self.config.bpffs).arg("--state-dir").arg(&self.config.state_dir);
-        command::run(&mut command)
+        command::run(command.args(self.runtime.iter().flat_map(|containerd| runtime_flags(containerd))))
     }
 
     /// The last lines of its agent's log.
@@ -258,7 +301,14 @@ impl Node {
     }
 }
 
-/// `/run/overlay/<node>`: `bpf`, a bpffs, and `state`.
+/// Tells the agent where the runtime looks.
+fn runtime_flags(containerd: &Containerd) -> [String; 4] {
+    let place = containerd.place();
+    let [lists, plugins] = [place.configurations(), place.plugins()].map(|directory| directory.display().to_string());
+    ["--cni-conf-dir".to_owned(), lists, "--cni-bin-dir".to_owned(), plugins]
+}
+
+/// `/run/overlay/<node>`: `bpf`, a bpffs, `state`, and `runtime`, if there is one.
 #[derive(Debug)]
 struct NodeDirectory(PathBuf);
 
@@ -275,6 +325,10 @@ impl NodeDirectory {
 
     fn bpffs(&self) -> PathBuf {
         self.0.join("bpf")
+    }
+
+    fn runtime(&self) -> PathBuf {
+        self.0.join("runtime")
     }
 
     fn state(&self) -> PathBuf {

@@ -8,7 +8,6 @@
 
 pub mod bed;
 pub mod contender;
-pub mod frames;
 pub mod generator;
 pub mod plan;
 pub mod report;
@@ -17,10 +16,13 @@ pub mod rows;
 mod selection;
 pub mod work;
 
-use crate::bench::bed::{Bed, BedConfig, Build};
+use crate::agent::ReceiveMode;
+use crate::bench::bed::{Bed, BedConfig, Build, Pair, Side};
+use crate::bench::contender::ContenderId;
 use anyhow::Context as _;
 use generator::Generator;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use overlay_agent::measure::{Class, measure};
 use report::{Machine, Report, table};
 use rows::Stage;
 use selection::Selection;
@@ -115,6 +117,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         seconds: args.seconds,
         contenders: selection.contenders(&args.other_name),
         rows: Vec::new(),
+        chosen_rung: None,
     };
     // A large cluster on the bed, idle as it is, would be felt by the rows of small ones: each has a bed of its own.
     for slow in [false, true] {
@@ -133,6 +136,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             // A run that is cut short leaves what it has.
             report::write(&report, &args.out)?;
         }
+        if !slow {
+            report.chosen_rung = chosen_rung(&bed, &progress)?;
+        }
     }
     progress.finish_and_clear();
 
@@ -148,6 +154,15 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The rung the agent's own measurement chooses for a NIC like the bed's. `None` unless the run has all of them to compare it with.
+fn chosen_rung(bed: &Bed, progress: &ProgressBar) -> anyhow::Result<Option<String>> {
+    let rungs = [ReceiveMode::Tc, ReceiveMode::Xdp, ReceiveMode::Kernel];
+    let pairs: Vec<&Pair> = rungs.iter().filter_map(|mode| bed.pair(&ContenderId::ours(*mode)).ok()).collect();
+    let [Pair { a: Side::Ours(node), .. }, _, _] = pairs.as_slice() else { return Ok(None) };
+    let measurement = measure(&node.config.bpffs, &mut |step| progress.set_message(format!("choosing a rung: {step}")))?;
+    Ok(Some(measurement.best(Class::Virtual).rung.name().to_owned()))
 }
 
 /// Progress on standard error, and only on a terminal.

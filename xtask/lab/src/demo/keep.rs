@@ -25,17 +25,30 @@ fn commands(lab: &Lab, sandbox: Sandbox) -> anyhow::Result<String> {
     let from = pods.first().context("no pod")?;
     let to = pods.iter().find(|to| to.node != from.node).context("no pod on another node")?;
     let places = format!("--bpffs {} --state-dir {}", node.config.bpffs.display(), node.config.state_dir.display());
-    let lines = [
+    let mut lines = vec![
         ("a shell inside the lab; the lines below are for it", format!("nsenter -t {} -m -n -p -u -i", sandbox.init)),
         ("nodes and pods are network namespaces", "ip netns list".to_owned()),
         ("from pod to pod", format!("ip netns exec {} ping {}", from.name, to.address)),
         ("packets on the wire", format!("ip netns exec {} tcpdump -n -i eth0 -T vxlan udp port 8472", node.name)),
         ("what an agent knows", format!("{} status {places}", agent::binary()?.display())),
         ("what it says", format!("tail -f {}", node.config.state_dir.join("agent.log").display())),
-        ("which node has which pods", format!("bpftool map dump pinned {}/maps/SUBNETS", node.pins().display())),
-        ("how nodes are reached", format!("bpftool map dump pinned {}/maps/NODES", node.pins().display())),
+        ("which node has which pods, and how it is reached", format!("bpftool map dump pinned {}/maps/SUBNETS", node.pins().display())),
+        ("what may come from which node", format!("bpftool map dump pinned {}/maps/NODES", node.pins().display())),
         ("the list of nodes: take one out and watch the maps", format!("editor {}", lab.nodes_file.path().display())),
     ];
+    if let Some(containerd) = &node.runtime {
+        let place = containerd.place();
+        let ctr = format!(
+            "nsenter --net={} --mount={} -- ctr --address {}",
+            node.ns.path().display(),
+            place.mounts().display(),
+            place.socket().display()
+        );
+        lines.push(("a program in a container", format!("{ctr} task exec --exec-id look {} ip address", from.name)));
+        let run = format!("{ctr} run --rm --tty {} {} mine sh", place.run_flags().join(" "), place.rootfs().display());
+        lines.push(("another container", run));
+        lines.push(("what the runtime is told", format!("cat {}", place.configurations().join("10-overlay.conflist").display())));
+    }
     let mut text = "\nThe lab stays up. Ctrl-C takes it down. From another terminal, as root:\n".to_owned();
     for (what, command) in lines {
         let _ = writeln!(text, "\n  # {what}\n  {command}");

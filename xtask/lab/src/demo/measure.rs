@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Measures everything the demo shows.
 pub(super) fn everything(lab: &mut Lab, progress: &mut Progress) -> anyhow::Result<Report> {
     let mut report = Report { underlay: lab.underlay.kind.name().to_owned(), mtu: lab.underlay.mtu, ..Report::default() };
+    report.runtime = runtime(lab)?;
     report.nodes = who_is_who(lab)?;
     progress.step("every pod pings every pod");
     report.pods = matrix(&lab.pods(), &lab.pods())?;
@@ -37,6 +38,14 @@ pub(super) fn everything(lab: &mut Lab, progress: &mut Progress) -> anyhow::Resu
     report.departure = departure(lab, progress)?;
     report.ok = report.ok();
     Ok(report)
+}
+
+/// What our nodes' pods are, in a sentence.
+fn runtime(lab: &Lab) -> anyhow::Result<String> {
+    let Some(containerd) = lab.nodes.first().and_then(|node| node.runtime.as_deref()) else {
+        return Ok("network namespaces, wired by the lab".to_owned());
+    };
+    Ok(format!("containers of {}, one instance on each node, wired by overlay-cni", containerd.version()?))
 }
 
 fn who_is_who(lab: &Lab) -> anyhow::Result<Vec<NodeReport>> {

@@ -9,7 +9,7 @@ mod report;
 pub use report::Report;
 
 use crate::agent::ReceiveMode;
-use crate::lab::{Lab, LabConfig};
+use crate::lab::{Lab, LabConfig, Runtime};
 use crate::sandbox::Sandbox;
 use crate::underlay::Kind;
 use anyhow::{Context as _, ensure};
@@ -39,6 +39,9 @@ pub struct DemoArgs {
     /// Further nodes that run the kernel's vxlan as flannel sets it up, instead of our agent
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=8))]
     pub foreign: u8,
+    /// What makes the pods of our nodes
+    #[arg(long, default_value = "lab", value_name = "RUNTIME")]
+    pub runtime: Runtime,
     /// Stay up afterwards, until Ctrl-C, and print commands to play with
     #[arg(long)]
     pub keep: bool,
@@ -71,6 +74,7 @@ pub fn run(args: &DemoArgs, sandbox: Sandbox) -> anyhow::Result<ExitCode> {
         foreign: args.foreign,
         pods: usize::from(args.pods),
         receive_mode: args.receive_mode,
+        runtime: args.runtime,
         ..LabConfig::default()
     };
     let mut lab = Lab::create(&config, &mut |step| progress.step(step))?;

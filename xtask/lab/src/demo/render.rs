@@ -14,6 +14,7 @@ const WIDTH: usize = 110;
 /// The whole report.
 pub(super) fn text(report: &Report) -> String {
     let mut text = format!("\nWho is who (underlay {}, MTU {})\n{}", report.underlay, report.mtu, nodes(&report.nodes));
+    let _ = writeln!(text, " pods are {}", report.runtime);
     let _ = write!(text, "\nEvery pod pings every other pod: round trip in ms, from the row to the column\n{}", matrix(&report.pods));
     let _ = write!(text, "\nEvery node pings every pod: round trip in ms, from the row to the column\n{}", matrix(&report.hosts));
     let transfer = &report.transfer;

@@ -14,6 +14,8 @@ pub struct Report {
     pub underlay: String,
     /// MTU of the underlay, in bytes.
     pub mtu: u32,
+    /// What our nodes' pods are.
+    pub runtime: String,
     /// Who is who.
     pub nodes: Vec<NodeReport>,
     /// Every pod pings every other pod.

@@ -55,7 +55,7 @@ fn expected(lab: &Lab, node: &Node) -> BTreeMap<String, Ipv4Addr> {
 fn subnets(node: &Node) -> anyhow::Result<BTreeMap<String, Ipv4Addr>> {
     let entry = |entry: Value| -> anyhow::Result<_> {
         let (key, value) = (&entry["key"], &entry["value"]);
-        Ok((format!("{}/{}", bpf::address(&key["data"])?, key["prefix_len"]), bpf::address(&value["node"])?))
+        Ok((format!("{}/{}", bpf::address(&key["addr"])?, key["prefix_len"]), bpf::address(&value["node"])?))
     };
     bpf::dump(&node.pins(), map::SUBNETS)?.into_iter().map(entry).collect()
 }
@@ -96,11 +96,11 @@ fn settings_match(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// In one subnet the next hop is the node itself: its MAC stands in NODES.
+/// On one link the next hop is the node itself: its MAC stands in SUBNETS.
 fn next_hops_resolved(lab: &Lab) -> anyhow::Result<()> {
     for node in &lab.nodes {
-        for entry in bpf::dump(&node.pins(), map::NODES)? {
-            let address = bpf::address(&entry["key"])?;
+        for entry in bpf::dump(&node.pins(), map::SUBNETS)? {
+            let address = bpf::address(&entry["value"]["node"])?;
             let ours = lab.nodes.iter().map(|peer| (&peer.ns, peer.address, peer.vtep_mac()));
             let foreign = lab.foreign.iter().map(|peer| (&peer.ns, peer.address, peer.vtep_mac.clone()));
             let Some((ns, _, vtep_mac)) = ours.chain(foreign).find(|(_, of, _)| *of == address) else { continue };
@@ -121,8 +121,8 @@ fn mac(value: &Value) -> anyhow::Result<String> {
 fn named_fields(lab: &mut Lab) -> anyhow::Result<()> {
     let node = &lab.nodes[0];
     let wanted: [(&str, &[&str]); 6] = [
-        (map::SUBNETS, &["prefix_len", "node"]),
-        (map::NODES, &["vtep_mac", "next_hop_mac", "source", "next_hop", "ifindex", "pod_net", "pod_mask"]),
+        (map::SUBNETS, &["prefix_len", "addr", "node", "vtep_mac", "next_hop_mac", "source", "next_hop", "ifindex", "reach"]),
+        (map::NODES, &["pod_net", "pod_mask"]),
         (map::PODS, &["ifindex", "mac", "host_mac"]),
         (map::VETHS, &["addr", "mac", "host_mac"]),
         (map::SETTINGS, &["vni", "port", "mtu", "receive_mode", "address", "gateway"]),

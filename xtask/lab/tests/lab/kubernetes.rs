@@ -107,7 +107,8 @@ impl Cluster {
                 let others = self.entries.iter().filter(|entry| entry.name != node.name);
                 let expected: BTreeMap<Ipv4Net, Ipv4Addr> =
                     others.filter_map(|entry| Some((entry.pod_cidr.as_ref()?.parse().ok()?, entry.address?))).collect();
-                let found = Tables::open(&PinDir::new(&node.config.bpffs))?.subnets()?;
+                let subnets = Tables::open(&PinDir::new(&node.config.bpffs))?.subnets()?;
+                let found: BTreeMap<Ipv4Net, Ipv4Addr> = subnets.into_iter().map(|(net, subnet)| (net, subnet.node.into())).collect();
                 ensure!(found == expected, "{} has in SUBNETS {found:?}, not {expected:?}", node.name);
             }
             Ok(())

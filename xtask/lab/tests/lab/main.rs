@@ -11,13 +11,17 @@ mod bench;
 mod bytes;
 mod changes;
 mod check;
+mod cni;
+mod containerd;
 mod detour;
 mod directions;
 mod foreign_pair;
 mod harness;
 mod kubernetes;
 mod leaving;
+mod leftovers;
 mod load;
+mod measure;
 mod mtu;
 mod neighbours;
 mod nested;
@@ -52,12 +56,16 @@ fn main() {
         agent::groups(),
         neighbours::groups(),
         kubernetes::groups(),
+        measure::groups(),
+        cni::groups(),
     ];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
+    trials.extend([containerd::groups(), leftovers::groups()].into_iter().flatten().flat_map(harness::Group::into_trials));
     trials.extend(load::trials());
     trials.extend(traces::trials());
     trials.extend(bench::trials());
     trials.extend(bed::trials());
+    trials.extend(containerd::trials());
     let conclusion = libtest_mimic::run(&args, trials);
     harness::print_notes();
     conclusion.exit();

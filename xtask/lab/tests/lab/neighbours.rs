@@ -91,9 +91,10 @@ fn unresolved(lab: &mut Lab) -> anyhow::Result<()> {
     let (from, to) = (end(lab, "node-1-pod-1")?, end(lab, "node-2-pod-1")?);
     let (node, peer) = (&lab.nodes[0], lab.nodes[1].address);
     let mut tables = Tables::open(&PinDir::new(&node.config.bpffs))?;
-    let mut entry = *tables.nodes()?.get(&peer).context("the peer is not in NODES")?;
+    let net = lab.nodes[1].pod_cidr;
+    let mut entry = *tables.subnets()?.get(&net).context("the peer's pods are not in SUBNETS")?;
     entry.next_hop_mac = [0; 6];
-    tables.put_node(peer, &entry)?;
+    tables.put_subnet(net, &entry)?;
     let before = counters(lab);
     for (count, state) in [(1, "forgotten"), (50, "forgotten"), (50, "known")] {
         if state == "forgotten" {
@@ -107,11 +108,11 @@ fn unresolved(lab: &mut Lab) -> anyhow::Result<()> {
     lab.nodes[0].start_agent()?;
     let start = Instant::now();
     eventually(PATIENCE, || {
-        let found = tables.nodes()?.get(&peer).map(|entry| entry.next_hop_mac);
-        ensure!(found.is_some_and(|mac| mac != [0; 6]), "NODES has {found:?}");
+        let found = tables.subnets()?.get(&net).map(|entry| entry.next_hop_mac);
+        ensure!(found.is_some_and(|mac| mac != [0; 6]), "SUBNETS has {found:?}");
         Ok(())
     })?;
-    note(format!("agent started: its MAC was in NODES {:.0?} after the first pass", start.elapsed()));
+    note(format!("agent started: its MAC was in SUBNETS {:.0?} after the first pass", start.elapsed()));
     Ok(())
 }
 

@@ -23,11 +23,11 @@ const FIRST_TRY: Duration = Duration::from_millis(900);
 const BACKEND_PORT: u16 = 8080;
 
 /// The client of every conversation, unless said otherwise.
-const CLIENT: &str = "node-1-pod-1";
+pub(crate) const CLIENT: &str = "node-1-pod-1";
 
-const REMOTE: Service = Service { port: 8001, backend: "node-2-pod-1" };
-const NEXT_DOOR: Service = Service { port: 8002, backend: "node-1-pod-2" };
-const ITSELF: Service = Service { port: 8003, backend: CLIENT };
+pub(crate) const REMOTE: Service = Service { port: 8001, backend: "node-2-pod-1" };
+pub(crate) const NEXT_DOOR: Service = Service { port: 8002, backend: "node-1-pod-2" };
+pub(crate) const ITSELF: Service = Service { port: 8003, backend: CLIENT };
 const FOREIGN: Service = Service { port: 8004, backend: "node-3-pod-1" };
 
 pub(crate) fn groups() -> Vec<Group> {
@@ -86,7 +86,7 @@ fn group(receive_mode: ReceiveMode, proxy: Proxy) -> Group {
 
 /// Whose address the backend sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
+pub(crate) enum Seen {
     /// The client's own.
     Client,
     /// The node's address on the underlay: masqueraded towards a pod of the node, whose veth has no address.
@@ -97,19 +97,20 @@ enum Seen {
 
 /// A conversation of a client with a service, and whom the backend takes it for.
 #[derive(Clone, Copy, Debug)]
-struct Talk {
-    proxy: Proxy,
-    client: &'static str,
-    service: Service,
-    seen: Seen,
+pub(crate) struct Talk {
+    /// Who makes the service.
+    pub(crate) proxy: Proxy,
+    pub(crate) client: &'static str,
+    pub(crate) service: Service,
+    pub(crate) seen: Seen,
 }
 
 impl Talk {
-    fn to_service(self, lab: &Lab) -> anyhow::Result<()> {
+    pub(crate) fn to_service(self, lab: &Lab) -> anyhow::Result<()> {
         self.converse(lab, SocketAddrV4::new(VIP, self.service.port))
     }
 
-    fn to_node_port(self, lab: &Lab) -> anyhow::Result<()> {
+    pub(crate) fn to_node_port(self, lab: &Lab) -> anyhow::Result<()> {
         self.converse(lab, SocketAddrV4::new(lab.nodes[0].address, self.service.node_port()))
     }
 

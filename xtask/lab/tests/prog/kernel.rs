@@ -6,14 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, DevMapHash, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray};
 use aya::programs::tc::{SchedClassifierLinkId, TcAttachType, qdisc_add_clsact};
 use aya::programs::xdp::{XdpLinkId, XdpMode};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, TestRun as _, TestRunOptions};
-use overlay_common::abi::{DetourKey, Node, Pod, Settings, Subnet, Veth, map, program};
+use overlay_common::abi::{DetourKey, Node, Pod, Settings, Subnet, SubnetKey, Veth, map, program};
 use overlay_common::counters::{Counters, Flow};
 use overlay_common::reason::DropReason;
 use zerocopy::FromBytes as _;
@@ -128,10 +127,8 @@ impl Kernel {
         }
         let mut kernel = Self { ebpf, attached: Vec::new(), receive_mode: 0 };
         kernel.settings(&world::settings())?;
-        for (third_byte, node) in world::SUBNETS {
-            let key = Key::new(24, [10, 244, third_byte, 0]);
-            let value: [u8; size_of::<Subnet>()] = zerocopy::transmute!(Subnet { node });
-            LpmTrie::<_, Addr, [u8; size_of::<Subnet>()]>::try_from(kernel.map(map::SUBNETS)?)?.insert(&key, value, 0)?;
+        for (key, subnet) in world::subnets() {
+            kernel.subnet(key, Some(subnet))?;
         }
         for (addr, node) in world::nodes() {
             kernel.node(addr, Some(node))?;
@@ -159,6 +156,19 @@ impl Kernel {
         self.receive_mode = settings.receive_mode;
         let value: [u8; size_of::<Settings>()] = zerocopy::transmute!(*settings);
         Ok(Array::<&mut MapData, [u8; size_of::<Settings>()]>::try_from(self.map(map::SETTINGS)?)?.set(0, value, 0)?)
+    }
+
+    /// Writes or removes an entry of `SUBNETS`.
+    pub(crate) fn subnet(&mut self, key: SubnetKey, subnet: Option<Subnet>) -> Result<()> {
+        let key: [u8; size_of::<SubnetKey>()] = zerocopy::transmute!(key);
+        let mut subnets = HashMap::<_, _, [u8; size_of::<Subnet>()]>::try_from(self.map(map::SUBNETS)?)?;
+        match subnet {
+            Some(subnet) => {
+                let value: [u8; size_of::<Subnet>()] = zerocopy::transmute!(subnet);
+                Ok(subnets.insert(key, value, 0)?)
+            }
+            None => Ok(subnets.remove(&key)?),
+        }
     }
 
     /// Writes or removes an entry of `NODES`.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use overlay_common::abi::{DetourKey, Settings, receive};
+use overlay_common::abi::{DetourKey, Settings, Subnet, SubnetKey, reach, receive};
 use overlay_common::counters::Flow;
 use overlay_common::reason::DropReason;
 
@@ -12,7 +12,7 @@ use crate::case::{Case, Expect, Shared, TC_NEXT, XDP_PASS, check, source_port, s
 use crate::kernel::{Kernel, Program, Skb, hex};
 use crate::packet::{Addr, Eth, Ipv4, MORE_FRAGMENTS, pattern, protocol};
 use crate::underlay_outer::icmp_error;
-use crate::world::{self, A_GATEWAY, A_VTEP, B, B_POD, EXTERNAL, POD, POD2, SERVICE, STRANGER, at_pod, from_b, from_pod, tunnel};
+use crate::world::{self, A_GATEWAY, A_VTEP, B, B_POD, C, D, EXTERNAL, POD, POD2, SERVICE, STRANGER, at_pod, from_b, from_pod, tunnel};
 
 /// Every story.
 pub(crate) fn trials(kernel: &Shared) -> Vec<Trial> {
@@ -35,7 +35,8 @@ pub(crate) fn trials(kernel: &Shared) -> Vec<Trial> {
         story(kernel, "from_overlay", "D0 what this node handed up itself passes", host_bound_passes_the_overlay_device),
         story(kernel, "underlay_xdp", "D0 the metadata of a stripped packet names the pod's link", metadata_names_the_link),
         story(kernel, "underlay", "D12 a node that has gone is a stranger at once", deleted_node_is_a_stranger),
-        story(kernel, "from_pod", "E3 a node that has gone is no node at once", deleted_node_is_no_node),
+        story(kernel, "from_pod", "E3 a node without a way to it is no node at once", node_without_a_way_is_no_node),
+        story(kernel, "from_pod", "E3 of pod networks that hold each other the smallest counts", longest_prefix_wins),
     ]
 }
 
@@ -248,11 +249,35 @@ fn deleted_node_is_a_stranger(kernel: &mut Kernel) -> Result<()> {
     outcome
 }
 
-fn deleted_node_is_no_node(kernel: &mut Kernel) -> Result<()> {
-    kernel.node(B, None)?;
+fn longest_prefix_wins(kernel: &mut Kernel) -> Result<()> {
+    // B has all of 10.244.2.0/24 but the eight addresses around its pod's, which are C's; and D has everything around both.
+    let (inside, around) = (SubnetKey::of(B_POD, 29), SubnetKey::of(B_POD, 9));
+    let ask = |kernel: &mut Kernel, lens: &[u32], expected: Addr| {
+        let subnet_lens = lens.iter().fold(0, |lens, len| lens | 1 << len);
+        kernel.settings(&Settings { subnet_lens, ..world::settings() })?;
+        let ran = kernel.run(Program::FromPod, &from_pod(&Ipv4::udp(POD.addr, B_POD, b"x")), Skb::default())?;
+        let outer = ran.frame.get(30..34).context("no outer header")?;
+        ensure!(outer == expected, "with prefixes of {lens:?} bits it went to {outer:?}, not {expected:?}; {}", ran.moved);
+        Ok(())
+    };
+    kernel.subnet(inside, Some(world::subnet(C)))?;
+    kernel.subnet(around, Some(world::subnet(D)))?;
+    let outcome = ask(kernel, &[29, 24, 9], C)
+        .and_then(|()| ask(kernel, &[24, 9], B))
+        .and_then(|()| ask(kernel, &[9], D))
+        .and_then(|()| ask(kernel, &[30, 29, 8, 1], C));
+    kernel.subnet(inside, None)?;
+    kernel.subnet(around, None)?;
+    kernel.settings(&world::settings())?;
+    outcome
+}
+
+fn node_without_a_way_is_no_node(kernel: &mut Kernel) -> Result<()> {
+    let key = SubnetKey::of(B_POD, 24);
+    kernel.subnet(key, Some(Subnet { reach: reach::NONE, ..world::subnet(B) }))?;
     let frame = from_pod(&Ipv4::udp(POD.addr, B_POD, b"x"));
     let ran = kernel.run(Program::FromPod, &frame, Skb::default());
-    restore_b(kernel)?;
+    kernel.subnet(key, Some(world::subnet(B)))?;
     let case = Case::new("E3", "", frame, Expect::Drop(DropReason::NoNode));
     check(Program::FromPod, &case, &ran?)
 }

@@ -3,7 +3,7 @@
 //! We are node A. Two pods run here. B is a neighbour on the underlay, C sits behind a router, D's MAC is not resolved yet, E has a subnet
 //! but is not in the table of nodes, F is known but by a way that does not exist.
 
-use overlay_common::abi::{Node, Pod, Settings, Veth, reach, receive};
+use overlay_common::abi::{Node, Pod, Settings, Subnet, SubnetKey, Veth, reach, receive};
 
 use crate::packet::{Addr, Eth, Ipv4, Mac, Tunnel, Udp, Vxlan};
 
@@ -105,15 +105,23 @@ pub(crate) fn settings() -> Settings {
         gateway: A_GATEWAY,
         vtep_mac: A_VTEP,
         underlay_mac: A_MAC,
+        subnet_lens: 1 << 24,
     }
 }
 
-/// `SUBNETS`: third byte of 10.244.x.0/24, and the node that has it.
-pub(crate) const SUBNETS: [(u8, Addr); 5] = [(2, B), (3, C), (4, D), (5, E), (6, F)];
+/// The peers: third byte of 10.244.x.0/24, and the node that has it. E is one this host has no route to.
+const PEERS: [(u8, Addr); 5] = [(2, B), (3, C), (4, D), (5, E), (6, F)];
 
-/// `NODES`.
-pub(crate) fn nodes() -> Vec<(Addr, Node)> {
-    let node = |vtep_mac, next_hop, next_hop_mac, third_byte| Node {
+/// `SUBNETS`.
+pub(crate) fn subnets() -> Vec<(SubnetKey, Subnet)> {
+    let key = |third_byte| SubnetKey { prefix_len: 24, addr: [10, 244, third_byte, 0] };
+    PEERS.map(|(third_byte, node)| (key(third_byte), subnet(node))).to_vec()
+}
+
+/// How a peer is reached.
+pub(crate) fn subnet(node: Addr) -> Subnet {
+    let by = |vtep_mac, next_hop, next_hop_mac| Subnet {
+        node,
         vtep_mac,
         next_hop_mac,
         local_mac: A_MAC,
@@ -122,15 +130,20 @@ pub(crate) fn nodes() -> Vec<(Addr, Node)> {
         next_hop,
         ifindex: UNDERLAY_IFINDEX,
         reach: reach::ENCAP,
-        pod_net: [10, 244, third_byte, 0],
-        pod_mask: [255, 255, 255, 0],
     };
-    vec![
-        (B, node(B_VTEP, B, B_MAC, 2)),
-        (C, node(C_VTEP, ROUTER, ROUTER_MAC, 3)),
-        (D, node([0x0e, 0x4f, 192, 168, 50, 4], D, [0; 6], 4)),
-        (F, Node { reach: 0xff, ..node([0x0e, 0x4f, 192, 168, 50, 6], F, [0x02, 0xff, 0, 0, 0, 6], 6) }),
-    ]
+    match node {
+        B => by(B_VTEP, B, B_MAC),
+        C => by(C_VTEP, ROUTER, ROUTER_MAC),
+        D => by([0x0e, 0x4f, 192, 168, 50, 4], D, [0; 6]),
+        F => Subnet { reach: 0xff, ..by([0x0e, 0x4f, 192, 168, 50, 6], F, [0x02, 0xff, 0, 0, 0, 6]) },
+        _ => Subnet { reach: reach::NONE, ..by([0; 6], node, [0; 6]) },
+    }
+}
+
+/// `NODES`: the peers this host has a route to.
+pub(crate) fn nodes() -> Vec<(Addr, Node)> {
+    let node = |third_byte| Node { pod_net: [10, 244, third_byte, 0], pod_mask: [255, 255, 255, 0] };
+    PEERS.into_iter().filter(|(_, address)| *address != E).map(|(third_byte, address)| (address, node(third_byte))).collect()
 }
 
 /// `PODS`.

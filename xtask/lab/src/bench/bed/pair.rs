@@ -65,7 +65,7 @@ impl Bare {
         let ns = Ns::create(&name)?;
         underlay.plug(&ns, place)?;
         let host_interface = Underlay::port(&name);
-        Ok(Self { pod: [Pod { name, ns, address: place.address, host_interface }] })
+        Ok(Self { pod: [Pod { container: None, name, ns, address: place.address, host_interface }] })
     }
 }
 

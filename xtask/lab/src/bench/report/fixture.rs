@@ -16,6 +16,7 @@ pub(super) fn report() -> Report {
         seconds: 1.5,
         contenders: contenders(),
         rows: [receive_rows(), socket_rows(), other_rows()].concat(),
+        chosen_rung: None,
     }
 }
 

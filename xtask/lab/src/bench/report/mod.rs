@@ -10,6 +10,7 @@ pub mod files;
 mod fixture;
 mod look;
 pub mod page;
+mod rung;
 pub mod stats;
 pub mod summary;
 pub mod svg;
@@ -18,6 +19,7 @@ pub mod unit;
 pub mod verdict;
 
 pub use files::{Written, json, read, write};
+pub use rung::RungCheck;
 pub use unit::Unit;
 pub use verdict::{Bound, Goal, Judged, Verdict};
 
@@ -43,6 +45,9 @@ pub struct Report {
     pub contenders: Vec<ContenderInfo>,
     /// The work measured, in the order it is shown in.
     pub rows: Vec<Row>,
+    /// The rung the agent chooses for a NIC like the bed's, by its own measurement, if it made one in this run.
+    #[serde(default)]
+    pub chosen_rung: Option<String>,
 }
 
 /// The machine a run was made on.

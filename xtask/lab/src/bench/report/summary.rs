@@ -47,6 +47,9 @@ fn alone_in_line(document: &str, at: usize, marker: &str) -> bool {
 #[must_use]
 pub fn markdown(report: &Report) -> String {
     let mut text = head(report);
+    if let Some(check) = report.rung_check() {
+        let _ = writeln!(text, "- The rung: {}", inline(&check.to_string()));
+    }
     text.push_str(&goals(report));
     for (group, rows) in report.groups() {
         let reference = one_reference(&rows);

@@ -78,8 +78,9 @@ pub fn row(report: &Report, row: &Row, style: Style) -> String {
 #[must_use]
 pub fn goals(report: &Report, style: Style) -> String {
     let judged = report.verdicts();
+    let rung = report.rung_check().map(|check| line(Cell::new(format!("RUNG: {check}")), style)).unwrap_or_default();
     if judged.is_empty() {
-        return String::new();
+        return rung;
     }
     let mut text = line(Cell::new("GOALS").add_attribute(Attribute::Bold), style);
     text.push('\n');
@@ -88,6 +89,7 @@ pub fn goals(report: &Report, style: Style) -> String {
     let colour = if tally.missed > 0 { Color::Red } else { Color::Green };
     text.push('\n');
     text.push_str(&indented(&line(Cell::new(tally).fg(colour).add_attribute(Attribute::Bold), inside(style))));
+    text.push_str(&rung);
     text
 }
 

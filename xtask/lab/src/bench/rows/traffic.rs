@@ -2,7 +2,6 @@
 
 use crate::bench::bed::far::FarNode;
 use crate::bench::bed::{Pair, Side};
-use crate::bench::frames::{self, Datagram, Link, Tunnel};
 use crate::bench::generator::{Generator, Stream};
 use crate::bench::work::{Mix, Path};
 use crate::foreign::Peer;
@@ -11,6 +10,7 @@ use crate::pod::Pod;
 use crate::probe::ping::Ping;
 use crate::underlay::Underlay;
 use anyhow::Context as _;
+use overlay_agent::measure::frames::{self, Datagram, Link, Tunnel};
 use overlay_common::abi::Mac;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl<'bed> Traffic<'bed> {
     ) -> anyhow::Result<Self> {
         let destination = *destinations.last().context("nobody to send to")?;
         let link = Link { source: mac(&source.ns.mac("eth0")?)?, destination: next_hop(&source.ns, destination)? };
-        let frames = numbers(mix, destinations.len())
+        let frames = numbers(mix)
             .map(|(index, flow)| {
                 let destination = destinations[index % destinations.len()];
                 frames::plain(link, &Datagram { source: source.address, destination, flow })
@@ -85,9 +85,9 @@ impl<'bed> Traffic<'bed> {
     }
 }
 
-/// Index of each frame, and its flow.
-fn numbers(mix: Mix, others: usize) -> impl Iterator<Item = (usize, u16)> {
-    let count = mix.flows.max(mix.pods).max(others);
+/// Index of each frame, and its flow. As many frames for every contender, however few nodes it knows: they take cache themselves.
+fn numbers(mix: Mix) -> impl Iterator<Item = (usize, u16)> {
+    let count = mix.flows.max(mix.pods).max(mix.nodes);
     (0..count).map(move |index| (index, u16::try_from(index % mix.flows).unwrap_or(u16::MAX)))
 }
 
@@ -99,13 +99,13 @@ fn arriving(pair: &Pair, mix: Mix) -> anyhow::Result<Frames> {
     let pods = &pods[..pods.len().min(mix.pods)];
     let Some(end) = pair.b.vtep_mac() else {
         let datagram = |(index, flow): (usize, u16)| Datagram { source, destination: pods[index % pods.len()].address, flow };
-        return Ok(Frames::Plain(numbers(mix, mix.nodes).map(|number| frames::plain(cable, &datagram(number))).collect()));
+        return Ok(Frames::Plain(numbers(mix).map(|number| frames::plain(cable, &datagram(number))).collect()));
     };
     let own = (pair.a.address(), source, mac(&pair.a.vtep_mac().context("only one end has a tunnel")?)?);
     let others = peers(pair, mix.nodes).map(|peer| anyhow::Ok((peer.address, first_pod(&peer), mac(&peer.vtep_mac)?)));
     let senders = others.chain([Ok(own)]).collect::<Result<Vec<_>, _>>()?;
     let end = mac(&end)?;
-    let frames = numbers(mix, senders.len()).map(|(index, flow)| {
+    let frames = numbers(mix).map(|(index, flow)| {
         let (node, source, vtep) = senders[index % senders.len()];
         let overlay = Link { source: vtep, destination: end };
         let tunnel = Tunnel { underlay: cable, overlay, source: node, destination: pair.b.address(), port: PORT, vni: VNI };

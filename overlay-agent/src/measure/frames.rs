@@ -98,18 +98,18 @@ pub fn plain(link: Link, datagram: &Datagram) -> [u8; PLAIN_LEN] {
 pub fn tunnelled(tunnel: &Tunnel, datagram: &Datagram) -> [u8; TUNNELLED_LEN] {
     let inner = plain(tunnel.overlay, datagram);
     let settings = abi::Settings { vni: tunnel.vni, port: u32::from(tunnel.port), vtep_mac: tunnel.overlay.source, ..zeroed() };
-    let node = abi::Node {
+    let subnet = abi::Subnet {
+        node: tunnel.destination.octets(),
         vtep_mac: tunnel.overlay.destination,
         next_hop_mac: tunnel.underlay.destination,
         local_mac: tunnel.underlay.source,
         source: tunnel.source.octets(),
         ..zeroed()
     };
-    let peer = encap::Peer { address: tunnel.destination.octets(), node: &node };
     // Any spread of the flows over the ports will do.
     let hash = (u32::from(datagram.flow) + 1).wrapping_mul(0x9e37_79b1) ^ datagram.source.to_bits() ^ datagram.destination.to_bits();
     let inner_len = length(PLAIN_LEN - ETHERNET_LEN).get();
-    let headers = encap::headers(&settings, peer, inner_len, 0, hash).expect("a frame of 114 bytes is not too long");
+    let headers = encap::headers(&settings, &subnet, inner_len, 0, hash).expect("a frame of 114 bytes is not too long");
     let mut frame = [0; TUNNELLED_LEN];
     let (outer, rest) = frame.split_at_mut(headers.as_bytes().len());
     outer.copy_from_slice(headers.as_bytes());

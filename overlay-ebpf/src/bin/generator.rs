@@ -1,7 +1,7 @@
-//! What the bench needs in the kernel: a generator of frames, sinks that count, and the least a hook can do, to compare with.
+//! What measuring takes in the kernel: a generator of frames, sinks that count, and the least a hook can do, to compare with.
 //!
-//! Never part of the released object; `overlay-lab bench` loads it, and runs it in namespaces of its own only. Reads and writes its own
-//! maps, and the frames at hand.
+//! An object of its own beside the released one. `overlay-agent measure` and the bench load it, and run it in namespaces they made. Reads
+//! and writes its own maps, and the frames at hand.
 
 #![no_std]
 #![no_main]
