@@ -176,10 +176,10 @@ impl End {
             let request = PodRequest {
                 host_name: POD_VETH,
                 title: "",
-                mac: None,
                 namespace: &namespace,
                 pod_name: POD_DEVICE,
                 address: self.place.pod,
+                mac: None,
                 steer_flows: false,
             };
             pod::wire(bpffs, &request)?;

@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         veth::a_failed_wire_leaves_nothing,
         veth::removal_is_idempotent_and_takes_only_veths,
         veth::pod_routes_fall_with_the_source_address_and_are_restored,
+        veth::a_filter_is_found_by_priority_and_handle,
         host::namespaces_are_entered_by_their_own_thread,
         host::sysctls_are_those_of_the_callers_namespace,
         host::a_read_only_sysctl_that_is_right_is_fine,

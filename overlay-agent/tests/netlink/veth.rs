@@ -131,3 +131,30 @@ pub(crate) async fn pod_routes_fall_with_the_source_address_and_are_restored() -
     assert_eq!(ip_link("ovl12345678")?["operstate"], "UP");
     Ok(())
 }
+
+/// What stands for a link where the kernel has no TC links.
+pub(crate) async fn a_filter_is_found_by_priority_and_handle() -> Result<()> {
+    let netlink = Netlink::connect()?;
+    ip_all("link add veth1 type veth peer name veth2")?;
+    let index = netlink.link_by_name("veth1").await?.context("no veth1")?.ifindex;
+    assert!(!netlink.has_ingress_filter(index, 0x4f01, 1).await?, "a device without clsact");
+    tc(&["qdisc", "add", "dev", "veth1", "clsact"])?;
+    assert!(!netlink.has_ingress_filter(index, 0x4f01, 1).await?);
+    // A program of one instruction.
+    let add = |direction| {
+        let place = ["filter", "add", "dev", "veth1", direction, "prio", "20225", "handle", "1"];
+        tc(&[&place[..], &["protocol", "all", "bpf", "bytecode", "1,6 0 0 0"]].concat())
+    };
+    add("egress")?;
+    assert!(!netlink.has_ingress_filter(index, 0x4f01, 1).await?, "a filter of the other direction");
+    add("ingress")?;
+    assert!(netlink.has_ingress_filter(index, 0x4f01, 1).await?);
+    assert!(!netlink.has_ingress_filter(index, 0x4f01, 2).await? && !netlink.has_ingress_filter(index, 0x4f02, 1).await?);
+    Ok(())
+}
+
+fn tc(arguments: &[&str]) -> Result<()> {
+    let output = std::process::Command::new("tc").args(arguments).output().context("cannot run tc (iproute2)")?;
+    anyhow::ensure!(output.status.success(), "tc {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -43,11 +43,11 @@ pub(crate) fn groups() -> Vec<Group> {
         })
         .case("a program in a container is served by one in another", in_containers)
         .case("containers reach services of containers", |lab| {
-            let talk = |client, service, seen| Talk { proxy: Proxy::Iptables, client, service, seen };
-            talk(services::CLIENT, services::REMOTE, Seen::Client).to_service(lab)?;
-            talk(services::CLIENT, services::NEXT_DOOR, Seen::Client).to_service(lab)?;
-            talk(services::CLIENT, services::ITSELF, Seen::Node).to_service(lab)?;
-            talk("outside", services::REMOTE, Seen::Gateway).to_node_port(lab)
+            let talk = Talk { proxy: Proxy::Iptables, client: services::CLIENT, service: services::REMOTE, seen: Seen::Client };
+            talk.to_service(lab)?;
+            Talk { service: services::NEXT_DOOR, ..talk }.to_service(lab)?;
+            Talk { service: services::ITSELF, seen: Seen::Node, ..talk }.to_service(lab)?;
+            Talk { client: "outside", seen: Seen::Gateway, ..talk }.to_node_port(lab)
         })
         .case("a container's port on its node is reached from everywhere", host_port)
         .case("a container that ends leaves nothing", leaves_nothing)

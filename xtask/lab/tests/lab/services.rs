@@ -98,10 +98,13 @@ pub(crate) enum Seen {
 /// A conversation of a client with a service, and whom the backend takes it for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Talk {
-    /// Who makes the service.
+    /// Who made the rules.
     pub(crate) proxy: Proxy,
+    /// Who asks.
     pub(crate) client: &'static str,
+    /// Whom.
     pub(crate) service: Service,
+    /// As whom.
     pub(crate) seen: Seen,
 }
 
