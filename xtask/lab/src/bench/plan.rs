@@ -100,6 +100,7 @@ const BULK: &str = "Streams";
 const REQUESTS: &str = "Requests and connections";
 const SCALE: &str = "Large clusters";
 const DISTURBED: &str = "While things change";
+const PODS: &str = "Pods";
 const AGENT: &str = "The agent";
 
 /// Every row, in the order they are measured.
@@ -236,6 +237,7 @@ pub const ROWS: &[RowSpec] = &[
         Work::Requests(Between::Pods, 16),
         (&["tc", "tc@5000", "flannel", "flannel@5000"], &[at_least("rate", "tc@5000", "tc", 0.9)]),
     )),
+    row(PODS, "pod-add-del", "A pod comes and goes: the CNI plugin", Work::AddDel, (&["tc", "flannel", "routes"], &[])),
     row(AGENT, "start", "Start to first packet", Work::Start, (&["tc"], &[])),
     slow(row(AGENT, "memory-100", "Memory with 100 nodes", Work::Memory(100), (&["tc"], &[]))),
     slow(row(AGENT, "memory-5000", "Memory with 5,000 nodes", Work::Memory(5_000), (&["tc"], &[]))),

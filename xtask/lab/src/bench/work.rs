@@ -72,6 +72,8 @@ pub enum Work {
     Connections(usize),
     /// Small packets to one pod while something else changes.
     Disturbed(Disturbance),
+    /// A pod's network made and taken away by the CNI plugin.
+    AddDel,
     /// From the agent's start to the first packet.
     Start,
     /// What the maps take with so many nodes.
@@ -126,6 +128,10 @@ impl Work {
             }
             Self::Connections(_) => "Connect, 64 bytes asked, 512 answered, the server closes: 16 at a time, one event loop on each side.",
             Self::Disturbed(_) => "1,000 flows to one pod from XDP live frames, while the agent follows the changes.",
+            Self::AddDel => {
+                "A process of the CNI plugin from its start to its end, a fresh namespace for each pod. Ours gives addresses itself; bridge with \
+                 host-local stands for flannel, whose own process in front of them is left out; on kernel routes it is ptp with host-local."
+            }
             Self::Start => "From the agent's start to the answer of the first echo request, with and without what an earlier agent left.",
             Self::Memory(_) => "The agent follows a list of so many nodes; the kernel's own account of each map's memory.",
         }
@@ -184,6 +190,7 @@ impl Work {
                 }
             }
             Self::Connections(_) => const { &[figure("rate", "connections per second", PerSecond, Higher)] },
+            Self::AddDel => const { &[figure("add", "time of an ADD", Seconds, Lower), figure("del", "time of a DEL", Seconds, Lower)] },
             Self::Start => {
                 const {
                     &[

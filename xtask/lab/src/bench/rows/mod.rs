@@ -4,6 +4,7 @@ mod agent;
 mod disturbed;
 pub mod memory;
 mod packets;
+mod pods;
 mod sockets;
 pub mod start;
 mod traffic;
@@ -93,6 +94,7 @@ pub(super) fn measure(stage: &mut Stage<'_>, work: Work, contestant: &Contestant
             sockets::requests(stage, contestant, super::work::Between::Pods, (connections, Some(rate)))
         }
         Work::Connections(in_flight) => sockets::connections(stage, contestant, in_flight),
+        Work::AddDel => pods::add_del(stage, contestant),
         Work::Start => agent::start(stage, contestant),
         Work::Memory(nodes) => agent::memory(stage, nodes),
     }
