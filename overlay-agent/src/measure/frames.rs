@@ -15,9 +15,9 @@ pub const PLAIN_LEN: usize = 64;
 /// Bytes of a frame inside VXLAN.
 pub const TUNNELLED_LEN: usize = PLAIN_LEN + abi::ENCAP_OVERHEAD as usize;
 /// First source port; flows count up from it.
-const FIRST_PORT: u16 = 10_000;
+pub const FIRST_PORT: u16 = 10_000;
 /// Destination port of every datagram.
-const DISCARD: u16 = 9;
+pub const DISCARD: u16 = 9;
 
 const PAYLOAD_LEN: usize = PLAIN_LEN - ETHERNET_LEN - IPV4_LEN - UDP_LEN;
 

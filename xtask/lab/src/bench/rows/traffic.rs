@@ -1,5 +1,6 @@
 //! The frames of a mix and the device they are sent out of, for every path and every contender.
 
+use super::service;
 use crate::bench::bed::far::FarNode;
 use crate::bench::bed::{Pair, Side};
 use crate::bench::generator::{Generator, Stream};
@@ -44,24 +45,31 @@ impl<'bed> Traffic<'bed> {
             Path::Send => {
                 let source = pod(&pair.a, 0)?;
                 let there = peers(pair, mix.nodes).map(|peer| first_pod(&peer)).chain(pair.b.pods().iter().take(1).map(|pod| pod.address));
-                Self::from_pod(underlay, (&pair.a, source), &there.collect::<Vec<_>>(), mix)
+                let there: Vec<_> = there.collect();
+                let answers = *there.last().context("nobody to send to")?;
+                Self::from_pod(underlay, (&pair.a, source, answers), &there, mix)
+            }
+            Path::Service => {
+                service::establish(pair, mix.flows)?;
+                // A cluster IP answers no echo.
+                let (source, answers) = (pod(&pair.a, 0)?, pod(&pair.b, 0)?.address);
+                Self::from_pod(underlay, (&pair.a, source, answers), &[service::address(pair)?], mix)
             }
             Path::Local => {
                 let (source, destination) = (pod(&pair.b, 0)?, pod(&pair.b, 1)?);
-                Self::from_pod(underlay, (&pair.b, source), &[destination.address], mix)
+                Self::from_pod(underlay, (&pair.b, source, destination.address), &[destination.address], mix)
             }
         }
     }
 
-    /// What a pod sends to these addresses in turn, through its own device.
+    /// What a pod sends to these addresses in turn, through its own device, the same way as to one that answers.
     fn from_pod(
         underlay: &'bed Underlay,
-        (end, source): (&'bed Side, &'bed Pod),
+        (end, source, answers): (&'bed Side, &'bed Pod, Ipv4Addr),
         destinations: &[Ipv4Addr],
         mix: Mix,
     ) -> anyhow::Result<Self> {
-        let destination = *destinations.last().context("nobody to send to")?;
-        let link = Link { source: mac(&source.ns.mac("eth0")?)?, destination: next_hop(&source.ns, destination)? };
+        let link = Link { source: mac(&source.ns.mac("eth0")?)?, destination: next_hop(&source.ns, answers)? };
         let frames = numbers(mix)
             .map(|(index, flow)| {
                 let destination = destinations[index % destinations.len()];
