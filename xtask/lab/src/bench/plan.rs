@@ -208,6 +208,7 @@ pub const ROWS: &[RowSpec] = &[
         (FEW, &[]),
     ),
     row(SERVICES, "service-packets", "Send to a Service, 1,000 flows", Work::Packets(Path::Service, FLOWS), (PROXIED, SERVICE_GOALS)),
+    row(SERVICES, "service-answers", "Answers of a Service, 1,000 flows", Work::Packets(Path::Answers, FLOWS), (PROXIED, SERVICE_GOALS)),
     row(
         SERVICES,
         "service-connections",

@@ -15,6 +15,8 @@ pub enum Path {
     Local,
     /// From a pod of the first node to a Service whose backend is a pod of the second, to the wire.
     Service,
+    /// The backend's answers, from the wire into the first node's NIC, to that pod.
+    Answers,
 }
 
 /// How many of what the packets of a [`Work::Packets`] row are spread over. Each packet belongs to the next flow, pod and node.
@@ -118,6 +120,10 @@ impl Work {
             Self::Packets(Path::Service, _) => {
                 "As sent by a pod, but to a Service's cluster IP: kube-proxy's rules lead it to a pod of the other node. Each flow was asked and \
                  answered once before, so connection tracking has it as established."
+            }
+            Self::Packets(Path::Answers, _) => {
+                "A Service's answers as they arrive at the client's node, of flows established by a question and an answer: connection tracking \
+                 gives them the Service's address. A program in the client's pod counts them."
             }
             Self::Bulk(_, Wire::SuperPackets, _) => {
                 "Streams of 128 KiB writes. The NIC takes super-packets whole, as one with segmentation offload for VXLAN does."

@@ -108,8 +108,8 @@ fn service(bed: &mut Bed, id: &ContenderId) -> anyhow::Result<()> {
     ensure!(heard == *b"hello", "{heard:?} arrived");
     let rules = pair.b.ns().run("iptables-save", "-t nat")?;
     let services: Vec<_> = rules.lines().filter(|line| line.starts_with("-A KUBE-SERVICES") && line.contains("cluster IP")).collect();
-    let (tcp, udp): (Vec<_>, Vec<_>) = services.iter().partition(|line| line.contains("-p tcp"));
-    ensure!(tcp.len() == 100 && udp.len() == 1, "{} and {} services in the rules:\n{rules}", tcp.len(), udp.len());
+    let [tcp, udp] = ["-p tcp", "-p udp"].map(|protocol| services.iter().filter(|line| line.contains(protocol)).count());
+    ensure!(tcp == 100 && udp == 1, "{tcp} services of TCP and {udp} of UDP in the rules:\n{rules}");
     ensure!(rules.contains("FLANNEL-POSTRTG") == matches!(pair.b, Side::Flannel(_)), "flannel's rules:\n{rules}");
     Ok(())
 }

@@ -18,8 +18,9 @@ const CONTENDERS: [&str; 3] = ["tc", "flannel", "none"];
 /// The one that another build adds; here that build is this one again.
 const OTHER: &str = "other-tc";
 /// Rows that need kube-proxy's rules or the plugin, each with the contenders it is run on.
-const WITH_MORE: [(&str, &[&str]); 4] = [
+const WITH_MORE: [(&str, &[&str]); 5] = [
     ("service-packets", &["tc-100", "flannel-100"]),
+    ("service-answers", &["tc-100", "flannel-100"]),
     ("service-connections", &["tc-100", "flannel-100"]),
     ("service-requests", &["tc-100", "flannel-100"]),
     ("pod-add-del", &["tc", "flannel", "routes"]),

@@ -115,9 +115,10 @@ pub fn rules(services: u32, flannel: Option<Ipv4Net>, backend: Ipv4Addr) -> Rule
             name: format!("bench/service-{index}:{name}"),
             protocol,
             address: SocketAddrV4::new(address, port),
-            backends: match address == real {
-                true => vec![SocketAddrV4::new(backend, BACKEND_PORT)],
-                false => (0..BACKENDS).map(|n| SocketAddrV4::new(far(index * BACKENDS + n), BACKEND_PORT)).collect(),
+            backends: if address == real {
+                vec![SocketAddrV4::new(backend, BACKEND_PORT)]
+            } else {
+                (0..BACKENDS).map(|n| SocketAddrV4::new(far(index * BACKENDS + n), BACKEND_PORT)).collect()
             },
             node_port: None,
         };

@@ -53,7 +53,7 @@ impl<'bed> Site<'bed> {
         let (mut config, leases) = match side {
             Side::Ours(node) => {
                 if let Some(build) = &node.config.binary {
-                    runtime.path[0] = build.parent().context("a program is in a directory")?.to_owned();
+                    build.parent().context("a program is in a directory")?.clone_into(&mut runtime.path[0]);
                 }
                 let mut config = cni::overlay(&node.config.bpffs, &directory);
                 let (first, last) = free(node.pod_cidr);

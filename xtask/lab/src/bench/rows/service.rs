@@ -3,7 +3,7 @@
 use super::traffic;
 use crate::bench::bed::{Pair, far};
 use anyhow::{Context as _, ensure};
-use overlay_agent::measure::frames;
+use overlay_agent::measure::frames::{self, Datagram};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ pub(super) fn establish(pair: &Pair, flows: usize) -> anyhow::Result<()> {
     let service = SocketAddrV4::new(address(pair)?, frames::DISCARD);
     client.ns.enter(|| {
         (0..flows).try_for_each(|flow| {
-            let port = frames::FIRST_PORT + u16::try_from(flow)?;
-            exchange(SocketAddrV4::new(client.address, port), service, &server).with_context(|| format!("flow {flow} to {service}"))
+            let asked = Datagram::of_flow(client.address, *service.ip(), u16::try_from(flow)?);
+            exchange(SocketAddrV4::new(asked.source, asked.source_port), service, &server)
+                .with_context(|| format!("flow {flow} to {service}"))
         })
     })?
 }
