@@ -199,7 +199,7 @@ fn tunnelled() -> Vec<[u8; frames::TUNNELLED_LEN]> {
         port: config::DEFAULT_PORT,
         vni: config::DEFAULT_VNI,
     };
-    (0..FLOWS).map(|flow| frames::tunnelled(&tunnel, &Datagram { source: NEAR.pod, destination: FAR.pod, flow })).collect()
+    (0..FLOWS).map(|flow| frames::tunnelled(&tunnel, &Datagram::of_flow(NEAR.pod, FAR.pod, flow))).collect()
 }
 
 fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {

@@ -16,8 +16,8 @@ pub const PLAIN_LEN: usize = 64;
 pub const TUNNELLED_LEN: usize = PLAIN_LEN + abi::ENCAP_OVERHEAD as usize;
 /// First source port; flows count up from it.
 const FIRST_PORT: u16 = 10_000;
-/// Destination port of every datagram.
-const DISCARD: u16 = 9;
+/// Destination port of flows.
+pub const DISCARD: u16 = 9;
 
 const PAYLOAD_LEN: usize = PLAIN_LEN - ETHERNET_LEN - IPV4_LEN - UDP_LEN;
 
@@ -28,8 +28,18 @@ pub struct Datagram {
     pub source: Ipv4Addr,
     /// Who gets it.
     pub destination: Ipv4Addr,
-    /// Which flow between the two.
-    pub flow: u16,
+    /// Its port.
+    pub source_port: u16,
+    /// The other's.
+    pub destination_port: u16,
+}
+
+impl Datagram {
+    /// The datagram of a flow between the two: from port 10,000 and on to [`DISCARD`].
+    #[must_use]
+    pub const fn of_flow(source: Ipv4Addr, destination: Ipv4Addr, flow: u16) -> Self {
+        Self { source, destination, source_port: FIRST_PORT.wrapping_add(flow), destination_port: DISCARD }
+    }
 }
 
 /// The two ends of a cable or of a tunnel.
@@ -76,8 +86,8 @@ pub fn plain(link: Link, datagram: &Datagram) -> [u8; PLAIN_LEN] {
     };
     ip.checksum = U16::new(checksum::of(&ip));
     let mut udp = UdpHeader {
-        source_port: U16::new(FIRST_PORT + datagram.flow),
-        destination_port: U16::new(DISCARD),
+        source_port: U16::new(datagram.source_port),
+        destination_port: U16::new(datagram.destination_port),
         len: length(UDP_LEN + PAYLOAD_LEN),
         checksum: U16::ZERO,
     };
@@ -107,7 +117,8 @@ pub fn tunnelled(tunnel: &Tunnel, datagram: &Datagram) -> [u8; TUNNELLED_LEN] {
         ..zeroed()
     };
     // Any spread of the flows over the ports will do.
-    let hash = (u32::from(datagram.flow) + 1).wrapping_mul(0x9e37_79b1) ^ datagram.source.to_bits() ^ datagram.destination.to_bits();
+    let ports = u32::from(datagram.source_port) + u32::from(datagram.destination_port);
+    let hash = ports.wrapping_mul(0x9e37_79b1) ^ datagram.source.to_bits() ^ datagram.destination.to_bits();
     let inner_len = length(PLAIN_LEN - ETHERNET_LEN).get();
     let headers = encap::headers(&settings, &subnet, inner_len, 0, hash).expect("a frame of 114 bytes is not too long");
     let mut frame = [0; TUNNELLED_LEN];
@@ -138,7 +149,7 @@ mod tests {
     use overlay_common::parse;
 
     const LINK: Link = Link { source: [2, 0, 0, 0, 0, 1], destination: [2, 0, 0, 0, 0, 2] };
-    const DATAGRAM: Datagram = Datagram { source: Ipv4Addr::new(10, 244, 1, 11), destination: Ipv4Addr::new(10, 244, 2, 11), flow: 3 };
+    const DATAGRAM: Datagram = Datagram::of_flow(Ipv4Addr::new(10, 244, 1, 11), Ipv4Addr::new(10, 244, 2, 11), 3);
 
     #[test]
     fn a_tunnelled_frame_is_one_our_parser_accepts() {

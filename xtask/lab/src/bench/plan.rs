@@ -68,6 +68,9 @@ const RECEIVERS: &[&str] = &[
     "limit-xdp-redirect",
 ];
 
+/// Everybody with kube-proxy's rules, whose work Services are.
+const PROXIED: &[&str] = &["tc-100", "flannel-100", "tc-5000", "flannel-5000"];
+
 const RECEIVE_GOALS: &[GoalSpec] = &[
     at_least("rate", "tc", "flannel", 2.5),
     at_least("rate", "xdp-redirect", "flannel", 3.5),
@@ -78,6 +81,10 @@ const SEND_GOALS: &[GoalSpec] = &[at_least("rate", "tc", "flannel", 2.3), at_lea
 const SUPER_PACKET_GOALS: &[GoalSpec] = &[at_least("throughput", "tc", "flannel", 1.15)];
 const MTU_SIZED_GOALS: &[GoalSpec] = &[at_least("throughput", "tc", "flannel", 1.05)];
 const REQUEST_GOALS: &[GoalSpec] = &[at_least("rate", "tc", "flannel", 1.2)];
+
+const SERVICE_GOALS: &[GoalSpec] = &[at_least("rate", "tc-100", "flannel-100", 1.3), at_least("rate", "tc-5000", "flannel-5000", 1.3)];
+const SERVICE_CONNECTION_GOALS: &[GoalSpec] =
+    &[at_least("rate", "tc-100", "flannel-100", 1.0), at_least("rate", "tc-5000", "flannel-5000", 1.0)];
 
 /// A row of the standard set.
 const fn row(
@@ -100,6 +107,8 @@ const BULK: &str = "Streams";
 const REQUESTS: &str = "Requests and connections";
 const SCALE: &str = "Large clusters";
 const DISTURBED: &str = "While things change";
+const SERVICES: &str = "Services";
+const PODS: &str = "Pods";
 const AGENT: &str = "The agent";
 
 /// Every row, in the order they are measured.
@@ -183,7 +192,7 @@ pub const ROWS: &[RowSpec] = &[
         Work::HalfLoad(16),
         (FEW, &[at_most("p99", "tc", "flannel", 0.85)]),
     ),
-    row(REQUESTS, "connections", "Connect, request, response, close", Work::Connections(16), (STREAMS, REQUEST_GOALS)),
+    row(REQUESTS, "connections", "Connect, request, response, close", Work::Connections(Between::Pods, 16), (STREAMS, REQUEST_GOALS)),
     row(
         REQUESTS,
         "requests-same-node",
@@ -198,6 +207,16 @@ pub const ROWS: &[RowSpec] = &[
         Work::Requests(Between::HostAndPod, 16),
         (FEW, &[]),
     ),
+    row(SERVICES, "service-packets", "Send to a Service, 1,000 flows", Work::Packets(Path::Service, FLOWS), (PROXIED, SERVICE_GOALS)),
+    row(SERVICES, "service-answers", "Answers of a Service, 1,000 flows", Work::Packets(Path::Answers, FLOWS), (PROXIED, SERVICE_GOALS)),
+    row(
+        SERVICES,
+        "service-connections",
+        "Connect to a Service, request, response, close",
+        Work::Connections(Between::Service, 16),
+        (PROXIED, SERVICE_CONNECTION_GOALS),
+    ),
+    row(SERVICES, "service-requests", "Requests to a Service, 16 connections", Work::Requests(Between::Service, 16), (PROXIED, &[])),
     row(
         DISTURBED,
         "nodes-change",
@@ -236,6 +255,7 @@ pub const ROWS: &[RowSpec] = &[
         Work::Requests(Between::Pods, 16),
         (&["tc", "tc@5000", "flannel", "flannel@5000"], &[at_least("rate", "tc@5000", "tc", 0.9)]),
     )),
+    row(PODS, "pod-add-del", "A pod comes and goes: the CNI plugin", Work::AddDel, (&["tc", "flannel", "routes"], &[])),
     row(AGENT, "start", "Start to first packet", Work::Start, (&["tc"], &[])),
     slow(row(AGENT, "memory-100", "Memory with 100 nodes", Work::Memory(100), (&["tc"], &[]))),
     slow(row(AGENT, "memory-5000", "Memory with 5,000 nodes", Work::Memory(5_000), (&["tc"], &[]))),

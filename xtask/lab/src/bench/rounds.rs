@@ -59,8 +59,28 @@ pub(super) fn run(stage: &mut Stage<'_>, spec: &RowSpec, contestants: &[Contesta
     }
 }
 
-/// Who the ratios are against: flannel where it takes part, else the first that was measured.
+/// Who the ratios are against: flannel where it takes part, else flannel with the fewest rules, else the first that was measured.
 fn reference(spec: &RowSpec, samples: &BTreeMap<&str, Vec<Vec<f64>>>) -> Option<String> {
-    let first = || spec.contenders.iter().find(|name| samples.contains_key(**name));
-    spec.contenders.iter().find(|name| **name == REFERENCE && samples.contains_key(**name)).or_else(first).map(|name| (*name).to_owned())
+    let first = |fits: &dyn Fn(&str) -> bool| spec.contenders.iter().find(|name| fits(name) && samples.contains_key(**name));
+    let of_its_kind = |name: &str| name.strip_prefix(REFERENCE).is_some_and(|rest| rest.starts_with('-'));
+    let reference = first(&|name| name == REFERENCE).or_else(|| first(&of_its_kind)).or_else(|| first(&|_| true));
+    reference.map(|name| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::plan::ROWS;
+
+    fn of(id: &str, measured: &[&'static str]) -> Option<String> {
+        let spec = ROWS.iter().find(|row| row.id == id)?;
+        reference(spec, &measured.iter().map(|name| (*name, Vec::new())).collect())
+    }
+
+    #[test]
+    fn ratios_are_against_flannel_where_it_was_measured() {
+        assert_eq!(of("requests-16", &["tc", "flannel", "flannel-100"]).as_deref(), Some("flannel"));
+        assert_eq!(of("service-packets", &["tc-100", "flannel-100", "tc-5000", "flannel-5000"]).as_deref(), Some("flannel-100"));
+        assert_eq!(of("service-packets", &["tc-100", "tc-5000"]).as_deref(), Some("tc-100"));
+    }
 }

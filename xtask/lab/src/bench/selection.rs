@@ -113,12 +113,18 @@ fn contestants(spec: &RowSpec, args: &BenchArgs) -> anyhow::Result<Vec<Contestan
         names.retain(|name| name.parse::<ContenderId>().is_ok_and(|id| matches!(id.system, System::Ours { .. })));
     }
     let mut contestants = Vec::new();
+    // One that is named and another's twin as well takes part once.
+    let mut take = |contestant: Contestant| {
+        if !contestants.contains(&contestant) {
+            contestants.push(contestant);
+        }
+    };
     for name in names {
         let contestant = Contestant::new(name).with_context(|| format!("contender {name}"))?;
         let twin = matches!(contestant.pair.system, System::Ours { .. }) && args.other.is_some() && contestant.pair.build.is_none();
-        contestants.push(contestant);
+        take(contestant);
         if twin && spec.work.needs_bed() {
-            contestants.push(Contestant::new(&format!("{OTHER}-{name}"))?);
+            take(Contestant::new(&format!("{OTHER}-{name}"))?);
         }
     }
     Ok(contestants)
@@ -210,6 +216,14 @@ mod tests {
         let chosen = names(&["--rows", "send-1-flow", "--other", "/nowhere"])?;
         assert_eq!(chosen[0].1[..2], ["tc", "other-tc"]);
         assert!(chosen[0].1.iter().all(|name| name != "flannel"));
+        Ok(())
+    }
+
+    #[test]
+    fn who_is_named_and_a_twin_takes_part_once() -> anyhow::Result<()> {
+        let words = ["--rows", "send-1-flow", "--other", "/nowhere", "--contenders", "tc,other-tc,flannel-200,flannel-200"];
+        let chosen = names(&words)?;
+        assert_eq!(chosen[0].1, ["tc", "other-tc", "flannel-200"]);
         Ok(())
     }
 

@@ -13,6 +13,10 @@ pub enum Path {
     Send,
     /// From a pod of the second node to another one there.
     Local,
+    /// From a pod of the first node to a Service whose backend is a pod of the second, to the wire.
+    Service,
+    /// The backend's answers, from the wire into the first node's NIC, to that pod.
+    Answers,
 }
 
 /// How many of what the packets of a [`Work::Packets`] row are spread over. Each packet belongs to the next flow, pod and node.
@@ -44,6 +48,8 @@ pub enum Between {
     SameNode,
     /// The first node's host and a pod of the second.
     HostAndPod,
+    /// Pods of the two nodes, the server's being the backend of a Service that the client turns to.
+    Service,
 }
 
 /// What happens meanwhile.
@@ -69,9 +75,11 @@ pub enum Work {
     /// The same at half the rate the reference reaches: what a response takes when nobody is saturated.
     HalfLoad(usize),
     /// Connect, request, response, close: so many at a time.
-    Connections(usize),
+    Connections(Between, usize),
     /// Small packets to one pod while something else changes.
     Disturbed(Disturbance),
+    /// A pod's network made and taken away by the CNI plugin.
+    AddDel,
     /// From the agent's start to the first packet.
     Start,
     /// What the maps take with so many nodes.
@@ -109,6 +117,14 @@ impl Work {
                  Generator, forwarding and sink share one core."
             }
             Self::Packets(Path::Local, _) => "XDP live frames leave one pod for another one of the same node, which counts them.",
+            Self::Packets(Path::Service, _) => {
+                "As sent by a pod, but to a Service's cluster IP: kube-proxy's rules lead it to a pod of the other node. Each flow was asked and \
+                 answered once before, so connection tracking has it as established."
+            }
+            Self::Packets(Path::Answers, _) => {
+                "A Service's answers as they arrive at the client's node, of flows established by a question and an answer: connection tracking \
+                 gives them the Service's address. A program in the client's pod counts them."
+            }
             Self::Bulk(_, Wire::SuperPackets, _) => {
                 "Streams of 128 KiB writes. The NIC takes super-packets whole, as one with segmentation offload for VXLAN does."
             }
@@ -118,14 +134,25 @@ impl Work {
             Self::Datagrams(_) => {
                 "Datagrams of 1,400 bytes, 64 KiB to a system call (UDP_SEGMENT), merged again at the receiver (UDP_GRO)."
             }
+            Self::Requests(Between::Service, _) => {
+                "64 bytes asked, 512 answered, over kept TCP connections to a Service's cluster IP; its one backend is on the other node."
+            }
             Self::Requests(..) => {
                 "64 bytes asked, 512 answered, over kept TCP connections, one event loop on each side, the next request at once."
             }
             Self::HalfLoad(_) => {
                 "The same requests sent by the clock, at half the rate the reference reached; latency counts from when a request was due."
             }
-            Self::Connections(_) => "Connect, 64 bytes asked, 512 answered, the server closes: 16 at a time, one event loop on each side.",
+            Self::Connections(Between::Service, _) => {
+                "Connect to a Service's cluster IP, 64 bytes asked, 64 answered, the server closes; its one backend is on the other node. Each \
+                 connection is new to the rules, of which the Service's are in the middle."
+            }
+            Self::Connections(..) => "Connect, 64 bytes asked, 512 answered, the server closes: 16 at a time, one event loop on each side.",
             Self::Disturbed(_) => "1,000 flows to one pod from XDP live frames, while the agent follows the changes.",
+            Self::AddDel => {
+                "A process of the CNI plugin from its start to its end, a fresh namespace for each pod. Ours gives addresses itself; bridge with \
+                 host-local stands for flannel, whose own process in front of them is left out; on kernel routes it is ptp with host-local."
+            }
             Self::Start => "From the agent's start to the answer of the first echo request, with and without what an earlier agent left.",
             Self::Memory(_) => "The agent follows a list of so many nodes; the kernel's own account of each map's memory.",
         }
@@ -183,7 +210,8 @@ impl Work {
                     ]
                 }
             }
-            Self::Connections(_) => const { &[figure("rate", "connections per second", PerSecond, Higher)] },
+            Self::Connections(..) => const { &[figure("rate", "connections per second", PerSecond, Higher)] },
+            Self::AddDel => const { &[figure("add", "time of an ADD", Seconds, Lower), figure("del", "time of a DEL", Seconds, Lower)] },
             Self::Start => {
                 const {
                     &[

@@ -4,12 +4,13 @@ use super::cpu::CpuTime;
 use super::poller::Poller;
 use super::{Conditions, Phase, rate};
 use crate::netns::Ns;
+use crate::probe::ended;
 use crate::probe::snmp::Snmp;
-use crate::probe::{ended, tcp};
+use crate::probe::tcp::{self, ServerAddress};
 use anyhow::{Context as _, bail};
 use nix::sys::epoll::EpollFlags;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 
 /// Bytes written and read at once: what `iperf3` takes.
@@ -51,12 +52,12 @@ impl BulkResult {
     }
 }
 
-/// Sends from `client` to `address` in `server`.
+/// Sends from `client` to a server at `place` in `server`.
 ///
 /// # Errors
 /// No connection, one that breaks, or none of them moves for five seconds.
-pub fn run(client: &Ns, server: &Ns, address: Ipv4Addr, load: &BulkLoad) -> anyhow::Result<BulkResult> {
-    let (senders, receivers) = tcp::connect(client, server, address, load.flows)?;
+pub fn run(client: &Ns, server: &Ns, place: impl Into<ServerAddress>, load: &BulkLoad) -> anyhow::Result<BulkResult> {
+    let (senders, receivers) = tcp::connect(client, server, place.into(), load.flows)?;
     for stream in senders.iter().chain(&receivers) {
         stream.set_nonblocking(true)?;
     }

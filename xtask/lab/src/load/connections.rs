@@ -10,19 +10,20 @@ use super::cpu::CpuTime;
 use super::poller::Poller;
 use super::{Conditions, Latency, Phase, STALL, cost, rate};
 use crate::netns::Ns;
+use crate::probe::tcp::ServerAddress;
 use anyhow::{Context as _, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::Instant;
 
 /// Bytes of a request, and of a response.
 const MESSAGE: usize = 64;
 
-/// The server's port.
+/// The server's port, unless it is told one.
 const PORT: u16 = 7080;
 
 /// Key of the listener, beside the numbers of connections.
@@ -56,13 +57,15 @@ impl ConnectionResult {
     }
 }
 
-/// Connects from `client` to `address` in `server`.
+/// Connects from `client` to a server at `place` in `server`.
 ///
 /// # Errors
 /// The server's port is taken, a connection is refused or breaks, or none ends for five seconds.
-pub fn run(client: &Ns, server: &Ns, address: Ipv4Addr, load: &ConnectionLoad) -> anyhow::Result<ConnectionResult> {
-    let listener = server.tcp_listener(address, PORT)?;
-    let target = SocketAddrV4::new(address, PORT);
+pub fn run(client: &Ns, server: &Ns, place: impl Into<ServerAddress>, load: &ConnectionLoad) -> anyhow::Result<ConnectionResult> {
+    let ServerAddress { listen, service } = place.into();
+    let port = if listen.port() == 0 { PORT } else { listen.port() };
+    let listener = server.tcp_listener(*listen.ip(), port)?;
+    let target = service.unwrap_or(SocketAddrV4::new(*listen.ip(), port));
     let outcome = super::run(
         &load.conditions,
         // Connections are made all the time, so this side lives in its namespace.

@@ -9,7 +9,7 @@ use super::cpu::CpuTime;
 use super::poller::Poller;
 use super::{Conditions, Latency, Phase, STALL, cost, rate};
 use crate::netns::Ns;
-use crate::probe::tcp;
+use crate::probe::tcp::{self, ServerAddress};
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::time::TimeSpec;
@@ -17,7 +17,7 @@ use nix::sys::timer::Expiration;
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// Bytes of a request.
@@ -66,13 +66,13 @@ impl RequestResult {
     }
 }
 
-/// Asks from `client` a server at `address` in `server`.
+/// Asks from `client` a server at `place` in `server`.
 ///
 /// # Errors
 /// No connection, one that breaks, or a request without an answer for five seconds.
-pub fn run(client: &Ns, server: &Ns, address: Ipv4Addr, load: &RequestLoad) -> anyhow::Result<RequestResult> {
+pub fn run(client: &Ns, server: &Ns, place: impl Into<ServerAddress>, load: &RequestLoad) -> anyhow::Result<RequestResult> {
     ensure!((1..=LONGEST).contains(&load.response), "a response of {} bytes: 1 to {LONGEST} are possible", load.response);
-    let (asking, answering) = tcp::connect(client, server, address, load.connections)?;
+    let (asking, answering) = tcp::connect(client, server, place.into(), load.connections)?;
     for stream in asking.iter().chain(&answering) {
         stream.set_nonblocking(true)?;
         // A message is sent when it is written, not when the one before it was acknowledged.

@@ -33,6 +33,21 @@ impl Transfer {
     }
 }
 
+/// Where a server listens and where its clients turn to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerAddress {
+    /// Where it listens; port 0 leaves the port to who starts it.
+    pub listen: SocketAddrV4,
+    /// The Service of which it is the only backend, if clients connect to that.
+    pub service: Option<SocketAddrV4>,
+}
+
+impl From<Ipv4Addr> for ServerAddress {
+    fn from(address: Ipv4Addr) -> Self {
+        Self { listen: SocketAddrV4::new(address, 0), service: None }
+    }
+}
+
 /// Sends `bytes` bytes from one namespace to `address` in another.
 ///
 /// # Errors
@@ -46,7 +61,7 @@ pub fn transfer(from: &Ns, to: &Ns, address: Ipv4Addr, bytes: u64) -> anyhow::Re
 /// # Errors
 /// As [`transfer`].
 pub fn flows(from: &Ns, to: &Ns, address: Ipv4Addr, count: usize, bytes: u64) -> anyhow::Result<Transfer> {
-    let (senders, receivers) = connect(from, to, address, count)?;
+    let (senders, receivers) = connect(from, to, address.into(), count)?;
     for (receiver, sender) in receivers.iter().zip(&senders) {
         receiver.set_read_timeout(Some(STALL))?;
         sender.set_write_timeout(Some(STALL))?;
@@ -67,11 +82,12 @@ pub fn flows(from: &Ns, to: &Ns, address: Ipv4Addr, count: usize, bytes: u64) ->
     Ok(Transfer { bytes: bytes * count as u64, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// Makes `count` connections one by one, to a port of the kernel's choice. Returns the ends that connected and, at the same places, the ends
+/// Makes `count` connections one by one; port 0 is one of the kernel's choice. Returns the ends that connected and, at the same places, the ends
 /// that were accepted.
-pub(crate) fn connect(from: &Ns, to: &Ns, address: Ipv4Addr, count: usize) -> anyhow::Result<(Vec<TcpStream>, Vec<TcpStream>)> {
-    let listener = to.tcp_listener(address, 0)?;
-    let target = SocketAddrV4::new(address, listener.local_addr()?.port());
+pub(crate) fn connect(from: &Ns, to: &Ns, server: ServerAddress, count: usize) -> anyhow::Result<(Vec<TcpStream>, Vec<TcpStream>)> {
+    let address = *server.listen.ip();
+    let listener = to.tcp_listener(address, server.listen.port())?;
+    let target = server.service.unwrap_or(SocketAddrV4::new(address, listener.local_addr()?.port()));
     let mut ends = (Vec::new(), Vec::new());
     for _ in 0..count {
         let connected = from.tcp_connect(target)?;

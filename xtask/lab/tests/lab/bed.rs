@@ -9,6 +9,7 @@ use overlay_lab::bench::contender::ContenderId;
 use overlay_lab::capture::Capture;
 use overlay_lab::probe::{ping, tcp};
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddrV4;
 use std::time::Instant;
 
 /// Bytes of each transfer.
@@ -98,7 +99,7 @@ fn service(bed: &mut Bed, id: &ContenderId) -> anyhow::Result<()> {
     let pair = bed.pair(id)?;
     let (a, b) = (pair.a.pod()?, pair.b.pod()?);
     let listener = b.ns.tcp_listener(b.address, far::BACKEND_PORT)?;
-    let mut client = a.ns.tcp_connect(far::service_address(0))?;
+    let mut client = a.ns.tcp_connect(SocketAddrV4::new(far::service_address(100), far::SERVICE_PORT))?;
     let (mut server, peer) = listener.accept()?;
     ensure!(peer.ip() == a.address, "the backend saw {peer}");
     client.write_all(b"hello")?;
@@ -106,8 +107,9 @@ fn service(bed: &mut Bed, id: &ContenderId) -> anyhow::Result<()> {
     server.read_exact(&mut heard)?;
     ensure!(heard == *b"hello", "{heard:?} arrived");
     let rules = pair.b.ns().run("iptables-save", "-t nat")?;
-    let services = rules.lines().filter(|line| line.starts_with("-A KUBE-SERVICES") && line.contains("cluster IP")).count();
-    ensure!(services == 100, "{services} services in the rules:\n{rules}");
+    let services: Vec<_> = rules.lines().filter(|line| line.starts_with("-A KUBE-SERVICES") && line.contains("cluster IP")).collect();
+    let [tcp, udp] = ["-p tcp", "-p udp"].map(|protocol| services.iter().filter(|line| line.contains(protocol)).count());
+    ensure!(tcp == 100 && udp == 1, "{tcp} services of TCP and {udp} of UDP in the rules:\n{rules}");
     ensure!(rules.contains("FLANNEL-POSTRTG") == matches!(pair.b, Side::Flannel(_)), "flannel's rules:\n{rules}");
     Ok(())
 }

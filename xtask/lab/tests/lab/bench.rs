@@ -17,6 +17,14 @@ const ROWS: &str = "receive-1-flow,requests-16,start";
 const CONTENDERS: [&str; 3] = ["tc", "flannel", "none"];
 /// The one that another build adds; here that build is this one again.
 const OTHER: &str = "other-tc";
+/// Rows that need kube-proxy's rules or the plugin, each with the contenders it is run on.
+const WITH_MORE: [(&str, &[&str]); 5] = [
+    ("service-packets", &["tc-100", "flannel-100"]),
+    ("service-answers", &["tc-100", "flannel-100"]),
+    ("service-connections", &["tc-100", "flannel-100"]),
+    ("service-requests", &["tc-100", "flannel-100"]),
+    ("pod-add-del", &["tc", "flannel", "routes"]),
+];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let trial =
@@ -24,12 +32,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("names its rows and contenders", lists),
         trial("measures every contender it is asked for and leaves JSON, charts and a page", measures),
+        trial("measures Services and the plugin", measures_more),
     ]
 }
 
 fn lists() -> anyhow::Result<()> {
     let text = command::run(Command::new(agent::sibling("overlay-lab")?).args(["bench", "--list"]))?;
-    for name in ROWS.split(',').chain(CONTENDERS) {
+    let more = WITH_MORE.iter().flat_map(|(row, contenders)| [*row].into_iter().chain(contenders.iter().copied()));
+    for name in ROWS.split(',').chain(CONTENDERS).chain(more) {
         ensure!(text.split_whitespace().any(|word| word == name), "--list does not name {name}:\n{text}");
     }
     Ok(())
@@ -38,18 +48,18 @@ fn lists() -> anyhow::Result<()> {
 fn measures() -> anyhow::Result<()> {
     let lab = agent::sibling("overlay-lab")?;
     let own_build = lab.parent().context("a program is in a folder")?;
-    let out = Out::create(own_build)?;
+    let out = Out::create(own_build, "bench-smoke")?;
     let mut bench = Command::new(&lab);
     bench.args(["bench", "--rounds=1", "--seconds=0.1", "--output=json", "--rows", ROWS, "--contenders", &CONTENDERS.join(",")]);
     bench.arg("--other").arg(own_build).args(["--other-name", "the same build"]).arg("--out").arg(&out.0);
     let report: Value = serde_json::from_str(&command::run(&mut bench)?).context("standard output is to be one JSON document")?;
 
-    let sampled = sampled(&report);
+    let sampled = sampled(rows(&report));
     for contender in CONTENDERS.into_iter().chain([OTHER]) {
         ensure!(sampled.contains(contender), "{contender} was not measured, only {sampled:?}: {report:#}");
     }
     for row in ROWS.split(',') {
-        ensure!(report["rows"].as_array().into_iter().flatten().any(|done| done["id"] == row), "no row {row}: {report:#}");
+        ensure!(rows(&report).any(|done| done["id"] == row), "no row {row}: {report:#}");
     }
     for extension in ["json", "svg", "html"] {
         ensure!(out.holds(extension)?, "no .{extension} in {}", out.0.display());
@@ -57,9 +67,27 @@ fn measures() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn measures_more() -> anyhow::Result<()> {
+    let lab = agent::sibling("overlay-lab")?;
+    let out = Out::create(lab.parent().context("a program is in a folder")?, "bench-smoke-more")?;
+    let contenders: BTreeSet<&str> = WITH_MORE.iter().flat_map(|(_, contenders)| contenders.iter().copied()).collect();
+    let mut bench = Command::new(&lab);
+    bench.args(["bench", "--rounds=1", "--seconds=0.1", "--output=json", "--rows", &WITH_MORE.map(|(row, _)| row).join(",")]);
+    bench.args(["--contenders", &contenders.into_iter().collect::<Vec<_>>().join(",")]).arg("--out").arg(&out.0);
+    let report: Value = serde_json::from_str(&command::run(&mut bench)?).context("standard output is to be one JSON document")?;
+    for (id, contenders) in WITH_MORE {
+        let sampled = sampled(rows(&report).filter(|row| row["id"] == id));
+        ensure!(contenders.iter().all(|name| sampled.contains(name)), "{id}: only {sampled:?} were measured: {report:#}");
+    }
+    Ok(())
+}
+
+fn rows(report: &Value) -> impl Iterator<Item = &Value> {
+    report["rows"].as_array().into_iter().flatten()
+}
+
 /// Every contender that has a sample that is a number above zero.
-fn sampled(report: &Value) -> BTreeSet<&str> {
-    let rows = report["rows"].as_array().into_iter().flatten();
+fn sampled<'a>(rows: impl Iterator<Item = &'a Value>) -> BTreeSet<&'a str> {
     let figures = rows.flat_map(|row| row["figures"].as_array().into_iter().flatten());
     let series = figures.flat_map(|figure| figure["series"].as_array().into_iter().flatten());
     let measured = series.filter(|series| {
@@ -73,8 +101,8 @@ fn sampled(report: &Value) -> BTreeSet<&str> {
 struct Out(PathBuf);
 
 impl Out {
-    fn create(own_build: &Path) -> anyhow::Result<Self> {
-        let path = own_build.join("bench-smoke");
+    fn create(own_build: &Path, name: &str) -> anyhow::Result<Self> {
+        let path = own_build.join(name);
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self(path))
     }

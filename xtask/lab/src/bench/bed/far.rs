@@ -18,6 +18,7 @@ use crate::node;
 use crate::nodes::NodeEntry;
 use crate::rules::{Protocol, Rules, Service};
 use ipnet::Ipv4Net;
+use overlay_agent::measure::frames;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Pods per node that a /24 has room for.
@@ -28,6 +29,9 @@ const BACKENDS: u32 = 2;
 
 /// Port of every backend.
 pub const BACKEND_PORT: u16 = 8080;
+
+/// Port of every service.
+pub const SERVICE_PORT: u16 = 80;
 
 /// Where all pods of the bench get their addresses from.
 #[must_use]
@@ -88,28 +92,40 @@ impl FarNode {
     }
 }
 
-/// The `index`th service, counted from 0, of the rules on a pair's nodes.
+/// Address of the one of so many services that leads to a pod of the pair, with TCP at [`SERVICE_PORT`] and UDP at the port the generator's
+/// frames go to. It is in the middle of the rules: kube-proxy writes them in no order, so half of them is what a new flow walks.
 #[must_use]
-pub fn service_address(index: u32) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 1, 0).to_bits() + index), 80)
+pub fn service_address(services: u32) -> Ipv4Addr {
+    nth_address(services / 2)
 }
 
-/// kube-proxy's rules for so many services, and flannel's for a node with these pods. Of the first service `backend` is the only one;
-/// those of the others do not exist.
+fn nth_address(index: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 1, 0).to_bits() + index)
+}
+
+/// kube-proxy's rules for so many services, and flannel's for a node with these pods. One service has `backend` and no other, see
+/// [`service_address`]; backends of the others do not exist.
 #[must_use]
 pub fn rules(services: u32, flannel: Option<Ipv4Net>, backend: Ipv4Addr) -> Rules {
     let far = |index: u32| Ipv4Addr::from_bits(cluster().network().to_bits() + ((index / 200) << 8) + 11 + index % 200);
-    let service = |index: u32| Service {
-        name: format!("bench/service-{index}:http"),
-        protocol: Protocol::Tcp,
-        address: service_address(index),
-        backends: match index {
-            0 => vec![SocketAddrV4::new(backend, BACKEND_PORT)],
-            _ => (0..BACKENDS).map(|n| SocketAddrV4::new(far(index * BACKENDS + n), BACKEND_PORT)).collect(),
-        },
-        node_port: None,
-        affinity: false,
+    let real = service_address(services);
+    let service = |index: u32| {
+        let address = nth_address(index);
+        let port = |name: &str, protocol, port| Service {
+            name: format!("bench/service-{index}:{name}"),
+            protocol,
+            address: SocketAddrV4::new(address, port),
+            backends: if address == real {
+                vec![SocketAddrV4::new(backend, BACKEND_PORT)]
+            } else {
+                (0..BACKENDS).map(|n| SocketAddrV4::new(far(index * BACKENDS + n), BACKEND_PORT)).collect()
+            },
+            node_port: None,
+            affinity: false,
+        };
+        let datagrams = (address == real).then(|| port("discard", Protocol::Udp, frames::DISCARD));
+        [Some(port("http", Protocol::Tcp, SERVICE_PORT)), datagrams]
     };
-    let services = (0..services).map(service).collect();
+    let services = (0..services).flat_map(service).flatten().collect();
     Rules { cluster: cluster(), services, pods: flannel.unwrap_or_else(cluster), flannel: flannel.is_some(), random_fully: true }
 }

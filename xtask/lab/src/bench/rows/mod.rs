@@ -4,6 +4,8 @@ mod agent;
 mod disturbed;
 pub mod memory;
 mod packets;
+mod pods;
+mod service;
 mod sockets;
 pub mod start;
 mod traffic;
@@ -92,7 +94,8 @@ pub(super) fn measure(stage: &mut Stage<'_>, work: Work, contestant: &Contestant
             let rate = half_load(stage, connections, memory)?;
             sockets::requests(stage, contestant, super::work::Between::Pods, (connections, Some(rate)))
         }
-        Work::Connections(in_flight) => sockets::connections(stage, contestant, in_flight),
+        Work::Connections(between, in_flight) => sockets::connections(stage, contestant, between, in_flight),
+        Work::AddDel => pods::add_del(stage, contestant),
         Work::Start => agent::start(stage, contestant),
         Work::Memory(nodes) => agent::memory(stage, nodes),
     }

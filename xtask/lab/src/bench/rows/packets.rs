@@ -56,7 +56,8 @@ fn attach(
             generator.sink_at(&pod.ns, "eth0")
         }
         (None, Path::Receive) => pair.b.pods().iter().take(mix.pods).try_for_each(|pod| generator.sink_at(&pod.ns, "eth0")),
-        (None, Path::Send) => generator.sink_at(&underlay.router, &pair.a.router_port()),
+        (None, Path::Send | Path::Service) => generator.sink_at(&underlay.router, &pair.a.router_port()),
+        (None, Path::Answers) => generator.sink_at(&traffic::pod(&pair.a, 0)?.ns, "eth0"),
         (None, Path::Local) => generator.sink_at(&traffic::pod(&pair.b, 1)?.ns, "eth0"),
     }
 }

@@ -1,6 +1,7 @@
 //! The frames of a mix and the device they are sent out of, for every path and every contender.
 
-use crate::bench::bed::far::FarNode;
+use super::service;
+use crate::bench::bed::far::{self, FarNode};
 use crate::bench::bed::{Pair, Side};
 use crate::bench::generator::{Generator, Stream};
 use crate::bench::work::{Mix, Path};
@@ -44,28 +45,40 @@ impl<'bed> Traffic<'bed> {
             Path::Send => {
                 let source = pod(&pair.a, 0)?;
                 let there = peers(pair, mix.nodes).map(|peer| first_pod(&peer)).chain(pair.b.pods().iter().take(1).map(|pod| pod.address));
-                Self::from_pod(underlay, (&pair.a, source), &there.collect::<Vec<_>>(), mix)
+                let there: Vec<_> = there.collect();
+                let answers = *there.last().context("nobody to send to")?;
+                Self::from_pod(underlay, (&pair.a, source, answers), &there, mix)
+            }
+            Path::Service => {
+                service::establish(pair, mix.flows)?;
+                // A cluster IP answers no echo.
+                let (source, answers) = (pod(&pair.a, 0)?, pod(&pair.b, 0)?.address);
+                Self::from_pod(underlay, (&pair.a, source, answers), &[service::address(pair)?], mix)
+            }
+            Path::Answers => {
+                service::establish(pair, mix.flows)?;
+                let from = (&underlay.router, pair.a.router_port());
+                Ok(Self { from, to: (pair.a.ns(), pair.a.nic().to_owned()), frames: answers(pair, mix)? })
             }
             Path::Local => {
                 let (source, destination) = (pod(&pair.b, 0)?, pod(&pair.b, 1)?);
-                Self::from_pod(underlay, (&pair.b, source), &[destination.address], mix)
+                Self::from_pod(underlay, (&pair.b, source, destination.address), &[destination.address], mix)
             }
         }
     }
 
-    /// What a pod sends to these addresses in turn, through its own device.
+    /// What a pod sends to these addresses in turn, through its own device, the same way as to one that answers.
     fn from_pod(
         underlay: &'bed Underlay,
-        (end, source): (&'bed Side, &'bed Pod),
+        (end, source, answers): (&'bed Side, &'bed Pod, Ipv4Addr),
         destinations: &[Ipv4Addr],
         mix: Mix,
     ) -> anyhow::Result<Self> {
-        let destination = *destinations.last().context("nobody to send to")?;
-        let link = Link { source: mac(&source.ns.mac("eth0")?)?, destination: next_hop(&source.ns, destination)? };
+        let link = Link { source: mac(&source.ns.mac("eth0")?)?, destination: next_hop(&source.ns, answers)? };
         let frames = numbers(mix)
             .map(|(index, flow)| {
                 let destination = destinations[index % destinations.len()];
-                frames::plain(link, &Datagram { source: source.address, destination, flow })
+                frames::plain(link, &Datagram::of_flow(source.address, destination, flow))
             })
             .collect();
         // The other end of a pod that is on the underlay itself is the router's.
@@ -98,7 +111,7 @@ fn arriving(pair: &Pair, mix: Mix) -> anyhow::Result<Frames> {
     let pods = pair.b.pods();
     let pods = &pods[..pods.len().min(mix.pods)];
     let Some(end) = pair.b.vtep_mac() else {
-        let datagram = |(index, flow): (usize, u16)| Datagram { source, destination: pods[index % pods.len()].address, flow };
+        let datagram = |(index, flow): (usize, u16)| Datagram::of_flow(source, pods[index % pods.len()].address, flow);
         return Ok(Frames::Plain(numbers(mix).map(|number| frames::plain(cable, &datagram(number))).collect()));
     };
     let own = (pair.a.address(), source, mac(&pair.a.vtep_mac().context("only one end has a tunnel")?)?);
@@ -109,7 +122,28 @@ fn arriving(pair: &Pair, mix: Mix) -> anyhow::Result<Frames> {
         let (node, source, vtep) = senders[index % senders.len()];
         let overlay = Link { source: vtep, destination: end };
         let tunnel = Tunnel { underlay: cable, overlay, source: node, destination: pair.b.address(), port: PORT, vni: VNI };
-        frames::tunnelled(&tunnel, &Datagram { source, destination: pods[index % pods.len()].address, flow })
+        frames::tunnelled(&tunnel, &Datagram::of_flow(source, pods[index % pods.len()].address, flow))
+    });
+    Ok(Frames::Tunnelled(frames.collect()))
+}
+
+/// Answers of a Service's backend as they arrive at the first node's NIC.
+fn answers(pair: &Pair, mix: Mix) -> anyhow::Result<Frames> {
+    let Pair { a, b, .. } = pair;
+    let vtep = |side: &Side| mac(&side.vtep_mac().with_context(|| format!("{} has no tunnel", side.name()))?);
+    let tunnel = Tunnel {
+        underlay: Link { source: mac(&b.ns().mac(b.nic())?)?, destination: mac(&a.ns().mac(a.nic())?)? },
+        overlay: Link { source: vtep(b)?, destination: vtep(a)? },
+        source: b.address(),
+        destination: a.address(),
+        port: PORT,
+        vni: VNI,
+    };
+    let (source, destination) = (pod(b, 0)?.address, pod(a, 0)?.address);
+    let frames = numbers(mix).map(|(_, flow)| {
+        let asked = Datagram::of_flow(destination, source, flow);
+        let answer = Datagram { source, destination, source_port: far::BACKEND_PORT, destination_port: asked.source_port };
+        frames::tunnelled(&tunnel, &answer)
     });
     Ok(Frames::Tunnelled(frames.collect()))
 }
