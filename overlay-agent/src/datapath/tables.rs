@@ -4,8 +4,7 @@
 //! buffer of ours would be overrun by the kernel.
 
 use super::{DatapathError, PinDir};
-use aya::maps::xdp::XdpMapError;
-use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use ipnet::Ipv4Net;
 use overlay_common::abi::{self, map};
 use overlay_common::counters::Counters;
@@ -84,6 +83,10 @@ type PodBytes = [u8; size_of::<abi::Pod>()];
 type VethBytes = [u8; size_of::<abi::Veth>()];
 type SettingsBytes = [u8; size_of::<abi::Settings>()];
 type CountersBytes = [u8; size_of::<Counters>()];
+/// `struct bpf_devmap_val` (include/uapi/linux/bpf.h): a device, and no program behind it. A map of devices is read and written as a hash:
+/// aya's own type for it first asks the kernel what such a value may hold, by making maps and programs, which costs each `overlay-cni` more
+/// than all it has to write.
+type DevmapValue = [u32; 2];
 /// Every counter is a `u64`.
 type CounterWords = [u64; size_of::<Counters>() / 8];
 
@@ -94,7 +97,7 @@ pub struct Tables {
     nodes: HashMap<MapData, abi::Ipv4, NodeBytes>,
     pods: HashMap<MapData, abi::Ipv4, PodBytes>,
     veths: HashMap<MapData, u32, VethBytes>,
-    xdp_veths: DevMapHash<MapData>,
+    xdp_veths: HashMap<MapData, u32, DevmapValue>,
     counters: PerCpuArray<MapData, CountersBytes>,
 }
 
@@ -140,7 +143,7 @@ impl Tables {
             nodes: named(map::NODES, open(map::NODES)?.try_into())?,
             pods: named(map::PODS, open(map::PODS)?.try_into())?,
             veths: named(map::VETHS, open(map::VETHS)?.try_into())?,
-            xdp_veths: named(map::XDP_VETHS, open(map::XDP_VETHS)?.try_into())?,
+            xdp_veths: named(map::XDP_VETHS, MapData::from_pin(pins.map(map::XDP_VETHS)).and_then(|map| Map::HashMap(map).try_into()))?,
             counters: named(map::COUNTERS, open(map::COUNTERS)?.try_into())?,
         })
     }
@@ -261,17 +264,12 @@ impl Tables {
     /// Lets XDP send frames out of a veth, which has to be in the calling thread's network namespace. Its peer has to receive by NAPI, or
     /// the kernel drops them.
     pub fn put_xdp_veth(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        let result = self.xdp_veths.insert(ifindex, ifindex, None, 0).map_err(|error| match error {
-            XdpMapError::MapError(error) => error,
-            // Said only of a second program, and there is none.
-            XdpMapError::ChainedProgramNotSupported => MapError::ProgIdNotSupported,
-        });
-        named(map::XDP_VETHS, result)
+        named(map::XDP_VETHS, self.xdp_veths.insert(ifindex, [ifindex, 0], 0))
     }
 
     /// Removes a veth XDP may send to; an absent one is no error: the kernel removes it with its device.
     pub fn remove_xdp_veth(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        named(map::XDP_VETHS, ignore_absent(self.xdp_veths.remove(ifindex)))
+        named(map::XDP_VETHS, ignore_absent(self.xdp_veths.remove(&ifindex)))
     }
 
     /// The counters, summed over all CPUs.
