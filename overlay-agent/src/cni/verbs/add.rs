@@ -26,12 +26,16 @@ pub(super) fn add(attachment: &Attachment) -> Result<Value, CniError> {
     let (record, before) = match give(attachment, &node, &store, record)? {
         Reserved::New(record) => (record, false),
         // Somebody adds what is there already: it stays as it is.
-        Reserved::Before(record) if pod::is_wired(&record.host_interface)? => {
+        Reserved::Before(record) if pod::is_wired(&record.host_interface)? && record.has_namespace() => {
             let msg =
                 format!("container {} has its device {} already, behind {}", record.container_id, record.ifname, record.host_interface);
             return Err(CniError::new(code::ALREADY_THERE, msg));
         }
-        Reserved::Before(record) => (record, true),
+        Reserved::Before(record) => {
+            // The kernel takes a namespace down in its own time, and the wire to it with it: that is not waited for.
+            pod::unwire(&config.bpffs, &record.host_interface, Some(record.address))?;
+            (record, true)
+        }
     };
     let request = PodRequest {
         host_name: &record.host_interface,
