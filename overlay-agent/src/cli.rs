@@ -172,7 +172,7 @@ pub struct Places {
     #[arg(long, value_name = "DIR", help_heading = "Places")]
     pub state_dir: Option<PathBuf>,
     /// Where overlay-cni keeps the records of this node's pods: its stateDir [default: /var/lib/overlay/ipam]
-    #[arg(long, value_name = "DIR", help_heading = "Places")]
+    #[arg(long, value_name = "DIR", env = "OVERLAY_PODS_DIR", help_heading = "Places")]
     pub pods_dir: Option<PathBuf>,
 }
 

@@ -7,7 +7,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use overlay_agent::status::{StateDir, Status};
 use serde_json::Value;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -62,7 +61,7 @@ pub struct AgentConfig {
     pub bpffs: PathBuf,
     /// `--state-dir`.
     pub state_dir: PathBuf,
-    /// `--pods-dir`.
+    /// Its records of pods.
     pub pods_dir: PathBuf,
     /// `--receive-mode`.
     pub receive_mode: ReceiveMode,
@@ -71,14 +70,10 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
-    /// The flags every verb of the agent takes to find what is there.
-    #[must_use]
-    pub fn places(&self) -> Vec<OsString> {
-        let flag = |name: &str, path: &Path| [name.into(), path.as_os_str().to_owned()];
-        [flag("--bpffs", &self.bpffs), flag("--state-dir", &self.state_dir), flag("--pods-dir", &self.pods_dir)]
-            .into_iter()
-            .flatten()
-            .collect()
+    /// Tells a verb of the agent where everything of this node is. The records of pods by environment: an older build, which a bench may
+    /// run beside this one, knows no flag for them.
+    pub fn aim<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.arg("--bpffs").arg(&self.bpffs).arg("--state-dir").arg(&self.state_dir).env("OVERLAY_PODS_DIR", &self.pods_dir)
     }
 
     /// The program to run on this node: the agent itself, or one of its other verbs.
@@ -115,7 +110,7 @@ impl Agent {
         if let Some(path) = &config.nodes_file {
             command.arg("--nodes-file").arg(path);
         }
-        command.args(config.places()).args(&config.extra).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        config.aim(&mut command).args(&config.extra).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("start `{}`", command::line(&command)))?;
         Ok(Self { child, log })
     }
@@ -249,7 +244,7 @@ pub fn log_tail(log: &Path) -> String {
 /// The command fails or prints no JSON.
 pub fn status(ns: &Ns, config: &AgentConfig) -> anyhow::Result<Value> {
     let mut command: Command = ns.command(config.program()?);
-    command.args(["status", "--output", "json"]).args(config.places());
+    config.aim(command.args(["status", "--output", "json"]));
     // Degraded (exit code 3) is an answer too.
     let output = command::output(&mut command)?;
     serde_json::from_slice(&output.stdout).with_context(|| {

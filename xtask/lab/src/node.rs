@@ -292,7 +292,7 @@ impl Node {
     /// It fails: the message holds what it said.
     pub fn cleanup(&self) -> anyhow::Result<String> {
         let mut command = self.ns.command(self.config.program()?);
-        command.arg("cleanup").args(self.config.places());
+        self.config.aim(command.arg("cleanup"));
         command::run(command.args(self.runtime.iter().flat_map(|containerd| runtime_flags(containerd))))
     }
 

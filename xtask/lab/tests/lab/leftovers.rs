@@ -112,7 +112,7 @@ fn in_the_way(lab: &mut Lab) -> anyhow::Result<()> {
     node.spawn_agent()?;
     let ready = node.wait_ready_within(Duration::from_secs(1));
     ensure!(ready.is_err(), "the agent works beside flannel's device: {ready:?}");
-    let status = command::output(files.command(&node.ns, "status")?.args(node.config.places()))?;
+    let status = command::output(node.config.aim(&mut files.command(&node.ns, "status")?))?;
     let text = String::from_utf8(status.stdout)?;
     ensure!(status.status.code() == Some(3), "{:?}: {text}", status.status);
     let names = ["flannel.1", "cni0 (10.244.9.1/24)", SUBNET_FILE, "10-flannel.conflist", "FLANNEL-POSTRTG", "FLANNEL-FWD"];

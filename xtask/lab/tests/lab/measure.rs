@@ -30,7 +30,7 @@ pub(crate) fn groups() -> Vec<Group> {
 
 fn command(node: &Node) -> anyhow::Result<Command> {
     let mut command = node.ns.command(binary()?);
-    command.arg("measure").args(node.config.places());
+    node.config.aim(command.arg("measure"));
     Ok(command)
 }
 
