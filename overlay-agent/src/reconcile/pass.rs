@@ -4,7 +4,7 @@ use super::apply::{self, Executor};
 use super::plan::plan;
 use super::receive::{self, Rung};
 use crate::clock::now;
-use crate::cni::ipam::Store;
+use crate::cni::ipam::{PodRecord, Store};
 use crate::config::Config;
 use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
 use crate::desired::{self, Inputs, desired};
@@ -241,7 +241,10 @@ impl<'a> Node<'a> {
             outcome.actions += 1;
         }
         veths.retain(|ifindex, _| alive.contains(ifindex));
-        for pod in Store::new(&self.config.directories.pods_dir).sweep(|pod| !is_there(&pod.host_interface))? {
+        // The list may be older than the record: a device that is not in it is asked for by itself.
+        let listed: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        let is_gone = |pod: &PodRecord| !listed.contains(pod.host_interface.as_str()) && !is_there(&pod.host_interface);
+        for pod in Store::new(&self.config.directories.pods_dir).sweep(is_gone)? {
             info!(pod = pod.title(), address = %pod.address, device = pod.host_interface, "forget a pod whose veth is gone: its address is free");
             outcome.actions += 1;
         }
