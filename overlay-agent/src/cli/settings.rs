@@ -55,7 +55,7 @@ pub struct Settings {
     /// Use this address of the API server instead of the one configured
     ///
     /// An agent in a pod would otherwise use the cluster's Service address, which may need the very network the agent is there to provide.
-    #[arg(long, value_name = "URL", value_parser = api_server, help_heading = "Cluster")]
+    #[arg(long, value_name = "URL", env = "OVERLAY_API_SERVER", value_parser = api_server, help_heading = "Cluster")]
     pub api_server: Option<String>,
 
     /// The NIC that carries the tunnel [default: the one that has this node's address]
