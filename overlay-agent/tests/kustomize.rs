@@ -5,21 +5,24 @@
 #[path = "manifests/objects.rs"]
 mod objects;
 
+use clap::Parser as _;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use libtest_mimic::{Arguments, Failed, Trial};
 use objects::{Objects, documents, folder, lost};
+use overlay_agent::cli::Cli;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
 type Case = (&'static str, fn());
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     ("the folder itself and base are the files of base", plain),
     ("dev takes a loaded image and logs for a person", dev),
     ("older_runtimes has no seccomp profile and changes nothing else", older_runtimes),
-    ("publish lets agents patch nodes and their status", publish),
+    ("publish lets agents patch the status of nodes", publish),
     ("migrate_from_flannel is publish on labelled nodes", migrate),
+    ("remove cleans every node and asks no probe", remove),
     ("migrated nodes are taken from flannel's DaemonSet", flannels),
 ];
 
@@ -111,19 +114,32 @@ fn publish() {
     assert!(publish.config().publish);
     let rules = publish.named::<ClusterRole>("overlay-agent-publish").rules.unwrap();
     let [rule] = rules.as_slice() else { panic!("one rule is enough") };
-    assert_eq!(rule.resources.as_deref(), Some(&["nodes".to_owned(), "nodes/status".to_owned()][..]));
+    assert_eq!(rule.resources.as_deref(), Some(&["nodes/status".to_owned()][..]));
     assert_eq!(rule.verbs, ["patch"]);
 }
 
 fn migrate() {
     let migrate = rendered("overlays/migrate-from-flannel");
-    assert_eq!(differs_in(&migrate), [".containers[0].command", ".nodeSelector.overlay/migrated"]);
+    assert_eq!(
+        differs_in(&migrate),
+        [".containers[0].command", ".containers[0].volumeMounts", ".nodeSelector.overlay/migrated", ".volumes"]
+    );
     let of_publish = rendered("overlays/publish");
     let but_the_agent = |objects: &Objects| -> Vec<Value> {
         sorted(objects).into_iter().filter(|document| document["kind"] != "DaemonSet").cloned().collect()
     };
     assert_eq!(but_the_agent(&migrate), but_the_agent(&of_publish));
-    assert_eq!(migrate.agent(), of_publish.agent());
+    assert_eq!(migrate.agent().command, of_publish.agent().command);
+    let mounts = migrate.agent().volume_mounts.unwrap();
+    assert!(mounts.iter().any(|mount| mount.mount_path == "/run/flannel"), "flannel's file is out of reach");
+}
+
+fn remove() {
+    let remove = rendered("overlays/remove");
+    let places = ["command[1]", "livenessProbe", "readinessProbe", "startupProbe"].map(|name| format!(".containers[0].{name}"));
+    assert_eq!(differs_in(&remove), [&places[..], &[".initContainers".to_owned()]].concat());
+    let words = remove.agent().command.unwrap();
+    assert!(matches!(Cli::try_parse_from(words).unwrap().command, overlay_agent::cli::Command::Cleanup(_)));
 }
 
 /// What the guide gives to `kubectl patch`, on a DaemonSet with the affinity that flannel's has.

@@ -11,13 +11,15 @@ use clap::Parser as _;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PodSpec, Probe, ServiceAccount, Volume};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use objects::{NAMESPACE, Objects, documents, folder, lost, read};
+use objects::{Objects, documents, folder, lost, read};
 use overlay_agent::cli::{Cli, Command};
 use overlay_agent::config::Source;
 use overlay_agent::serve::Listen;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+
+const NAMESPACE: &str = "overlay-system";
 
 /// The host's folder that the container sees at `path`.
 fn host_path(pod: &PodSpec, agent: &Container, path: &str) -> Option<String> {

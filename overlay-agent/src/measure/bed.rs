@@ -3,12 +3,13 @@
 //! Everything is in namespaces without a name and in one directory of the BPF file system; both go with the values here.
 
 use super::{MeasureError, Rung, Work, frames, work};
+use crate::address::Method;
 use crate::cli::{LogFormat, ReceiveMode};
 use crate::clock;
 use crate::cluster::{Health, SourceKind, SourceState};
 use crate::config::{self, Config, Directories, Source};
 use crate::datapath::Generator;
-use crate::model::{ClusterNode, Mac, Topology};
+use crate::model::{AddressOrigin, ClusterNode, Mac, Topology};
 use crate::netlink::{Cable, CableEnd, Namespace, Netlink, ethtool};
 use crate::pod::{self, PodRequest};
 use crate::reconcile::pass::Node;
@@ -114,6 +115,8 @@ impl Place {
         ClusterNode {
             name: self.name.to_owned(),
             address: self.address,
+            given_by: AddressOrigin::InternalIp,
+            internal_ip: Some(self.address),
             pod_cidr: Ipv4Net::new_assert(self.pod, 24).trunc(),
             vtep_mac: Mac::derived_from(self.address),
             notice: None,
@@ -207,6 +210,8 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
     Config {
         node_name: place.name.to_owned(),
         source: Source::File(PathBuf::new()),
+        address: Method::default(),
+        publish: false,
         underlay_interface: None,
         vni: config::DEFAULT_VNI,
         port: config::DEFAULT_PORT,

@@ -1,7 +1,8 @@
 //! The Helm chart, rendered by an implementation of Go's templates in Rust: Helm itself is not asked. The chart uses values, the release's
 //! namespace and the function `int64`, which Helm has from its library of functions, and nothing else of the language.
 
-use super::objects::{NAMESPACE, Objects, documents, folder, read};
+use super::NAMESPACE;
+use super::objects::{Objects, documents, folder, read};
 use gtmpl::{Context, Func, FuncError, Template, Value};
 use std::collections::HashMap;
 
