@@ -1,4 +1,6 @@
+use super::file::{command, parse_file};
 use super::*;
+use crate::cli::Places;
 use crate::install::DEFAULT_LIST_NAME;
 
 fn parse(text: &str) -> Result<Settings, String> {

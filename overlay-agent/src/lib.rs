@@ -4,6 +4,7 @@
 //! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink,
 //! only [`firewall`] runs nft and iptables.
 
+pub mod address;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::cluster::{Health, SourceKind, SourceState};
 use crate::config::{self, Config, Directories, Source};
 use crate::datapath::Generator;
-use crate::model::{ClusterNode, Mac, Topology};
+use crate::model::{AddressOrigin, ClusterNode, Mac, Topology};
 use crate::netlink::{Cable, CableEnd, Namespace, Netlink, ethtool};
 use crate::pod::{self, PodRequest};
 use crate::reconcile::pass::Node;
@@ -113,6 +113,8 @@ impl Place {
         ClusterNode {
             name: self.name.to_owned(),
             address: self.address,
+            given_by: AddressOrigin::InternalIp,
+            internal_ip: Some(self.address),
             pod_cidr: Ipv4Net::new_assert(self.pod, 24).trunc(),
             vtep_mac: Mac::derived_from(self.address),
             notice: None,
