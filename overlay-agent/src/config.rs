@@ -13,6 +13,7 @@ pub use file::known_names;
 pub(crate) use file::nearest;
 pub use named::FileProblem;
 
+use crate::address::Method;
 use crate::cli::{LogFormat, ReceiveMode, Settings};
 use crate::install::{RuntimePlaces, Template};
 use crate::serve::Listen;
@@ -40,6 +41,10 @@ pub struct Config {
     pub node_name: String,
     /// Where the list of nodes comes from.
     pub source: Source,
+    /// How this node's address is chosen.
+    pub address: Method,
+    /// Whether what other nodes need is written to this node's Node object.
+    pub publish: bool,
     /// The NIC that carries the tunnel; `None`: the one that has this node's address.
     pub underlay_interface: Option<String>,
     /// VXLAN network identifier, 1 to 2^24 - 1.
@@ -112,11 +117,17 @@ impl Config {
             Some(path) => Source::File(path),
             None => Source::Kubernetes { kubeconfig: settings.kubeconfig, api_server: settings.api_server },
         };
+        let publish = settings.publish.unwrap_or_default();
+        if publish && matches!(source, Source::File(_)) {
+            return Err(ConfigError::NothingToPublishTo);
+        }
         let network = net_conf.network.map(|network| vec![network]);
         let directories = settings.places.resolve();
         Ok(Self {
             node_name,
             source,
+            address: settings.public_ip.map(Method::Explicit).or(settings.node_address).unwrap_or_default(),
+            publish,
             underlay_interface: settings.underlay_interface,
             vni: settings.vni.or(net_conf.vni).unwrap_or(DEFAULT_VNI),
             port: settings.port.or(net_conf.port).unwrap_or(DEFAULT_PORT),

@@ -52,6 +52,21 @@ fn one_directory_of_the_runtime_without_the_other_is_refused() {
 }
 
 #[test]
+fn the_address_is_chosen_as_said_and_a_wrong_method_is_answered_with_the_known_ones() {
+    let config = |text: &str| Config::resolve(parse(text).unwrap(), || Ok("host-a".to_owned()));
+    assert_eq!(config("").unwrap().address, Method::KubernetesInternalIp);
+    assert_eq!(config("node-address: can-reach=192.0.2.1").unwrap().address, "can-reach=192.0.2.1".parse().unwrap());
+    let both = "node-address: cidr=10.0.0.0/8\npublic-ip: 192.0.2.9";
+    assert_eq!(config(both).unwrap().address, Method::Explicit("192.0.2.9".parse().unwrap()));
+    let error = parse("node-address: interfaces=eth0").unwrap_err();
+    assert!(error.contains("did you mean interface?") && error.contains("skip-interface=docker*,br-*"), "{error}");
+    assert!(parse("public-ip: fd00::1").is_err() && parse("publish: perhaps").is_err());
+    assert!(config("publish: true").unwrap().publish);
+    let error = config("publish: true\nnodes-file: /nodes.yaml").unwrap_err();
+    assert!(error.to_string().contains("publish"), "{error}");
+}
+
+#[test]
 fn the_help_tells_the_defaults_that_hold() {
     let help = command().get_arguments().filter_map(|argument| argument.get_help()).map(ToString::to_string).collect::<String>();
     for default in [
@@ -83,6 +98,9 @@ node-name: node-7
 nodes-file: /etc/overlay/nodes.yaml
 kubeconfig: /etc/kubernetes/kubelet.conf
 api-server: https://192.0.2.1:6443
+public-ip: 192.0.2.9
+node-address: interface=eth1,ens*
+publish: false
 underlay-interface: eth1
 vni: 77
 port: 4789
@@ -113,6 +131,8 @@ log-format: json
         Config {
             node_name: "node-7".to_owned(),
             source: Source::File("/etc/overlay/nodes.yaml".into()),
+            address: Method::Explicit("192.0.2.9".parse().unwrap()),
+            publish: false,
             underlay_interface: Some("eth1".to_owned()),
             vni: 77,
             port: 4789,

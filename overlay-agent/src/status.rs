@@ -3,15 +3,18 @@
 //! The agent writes `status.json` below its state directory; `overlay-agent status` reads it. Touches nothing but that directory. Counters
 //! are not in the file: they are read from the kernel when somebody asks.
 
+mod address;
 mod pods;
 mod render;
 mod state_dir;
 
+pub use address::AddressStatus;
 pub use pods::{PodStatus, RecordStatus, Wiring, pods};
 pub use render::{Readings, Style, render_json, render_text};
 pub(crate) use render::{drops, flows};
 pub use state_dir::{LockError, StateDir, StatusError};
 
+use crate::cluster::publish::PublishStatus;
 use crate::cluster::{Health, SourceState};
 use crate::firewall;
 use crate::model::{ClusterNode, FIREWALL_TABLE, Mac, NeighbourState, RejectedNode, Topology, Underlay, UnderlayDevice};
@@ -31,6 +34,12 @@ pub struct Status {
     pub node_name: String,
     /// This node; absent while the list of nodes does not have it or it is left out.
     pub node: Option<ThisNode>,
+    /// How this node's address was chosen; absent until there was a list of nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<AddressStatus>,
+    /// What became of writing to the Node object; absent if nothing is to be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<PublishStatus>,
     /// The source of the list of nodes.
     pub source: SourceState,
     /// The NIC that carries the tunnel; absent until it is found.
@@ -53,6 +62,9 @@ pub struct Status {
     /// Why health and metrics cannot be asked for, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_problem: Option<String>,
+    /// Pods with an address that is not of this node's network any more, in a sentence: looked for like `leftovers`.
+    #[serde(skip)]
+    pub stray_pods: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -182,6 +194,8 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_name,
             node: None,
+            address: None,
+            publish: None,
             source,
             underlay: None,
             receive: None,
@@ -191,6 +205,7 @@ impl Status {
             runtime: None,
             leftovers: None,
             endpoint_problem: None,
+            stray_pods: None,
             last_pass: None,
         }
     }
@@ -256,6 +271,8 @@ impl Status {
         if self.node.is_none() && self.source.health == Health::Healthy && !self.rejected.iter().any(|node| node.name == self.node_name) {
             problems.push(format!("the list of nodes does not have this node, {}", self.node_name));
         }
+        problems.extend(self.address.iter().filter_map(|address| address.problem.clone()));
+        problems.extend(self.publish.iter().filter_map(|publish| publish.problem.clone()));
         if let Some(pass) = &self.last_pass {
             problems.extend(pass.errors.iter().cloned());
         } else if running {
@@ -265,6 +282,7 @@ impl Status {
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
         problems.extend(self.leftovers.clone());
         problems.extend(self.endpoint_problem.clone());
+        problems.extend(self.stray_pods.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems

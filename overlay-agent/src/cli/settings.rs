@@ -1,9 +1,11 @@
 //! Every setting, with its help: flags of the command line and names in the configuration file alike.
 
 use super::values::{LogFormat, MIN_MTU, ReceiveMode, api_server, interface_name, list_name, network, node_name};
+use crate::address::Method;
 use crate::serve::Listen;
 use clap::Args;
 use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// Where the agent keeps what other commands need to find. `None`: not said.
@@ -55,8 +57,24 @@ pub struct Settings {
     /// Use this address of the API server instead of the one configured
     ///
     /// An agent in a pod would otherwise use the cluster's Service address, which may need the very network the agent is there to provide.
-    #[arg(long, value_name = "URL", value_parser = api_server, help_heading = "Cluster")]
+    #[arg(long, value_name = "URL", env = "OVERLAY_API_SERVER", value_parser = api_server, help_heading = "Cluster")]
     pub api_server: Option<String>,
+
+    /// This node's address; one it has. Wins over --node-address
+    #[arg(long, value_name = "ADDRESS", env = "OVERLAY_PUBLIC_IP", help_heading = "Address")]
+    pub public_ip: Option<Ipv4Addr>,
+    /// How this node's address is chosen [default: kubernetes-internal-ip]
+    ///
+    /// kubernetes-internal-ip: the one the Node object has. interface=LIST: of the first NIC that fits a name, glob or /regular expression/.
+    /// skip-interface=LIST: of any other NIC. cidr=LIST: the one in these networks. can-reach=HOST: what the kernel sends from. Other nodes
+    /// send to what the Node object says: with --publish the choice is written there. An operator's annotation on the Node wins over this.
+    #[arg(long, value_name = "METHOD", help_heading = "Address")]
+    pub node_address: Option<Method>,
+    /// Write to this node's Node object what other nodes need: annotations as flannel writes them, condition NetworkUnavailable=false
+    ///
+    /// Without it nothing is ever written. Takes the verb patch on nodes/status.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Address")]
+    pub publish: Option<bool>,
 
     /// The NIC that carries the tunnel [default: the one that has this node's address]
     #[arg(long, value_name = "NIC", value_parser = interface_name, help_heading = "Tunnel")]

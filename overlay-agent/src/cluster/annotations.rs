@@ -82,6 +82,14 @@ pub(super) fn vtep_mac(annotations: &Annotations, address: Ipv4Addr, notices: &m
     mac
 }
 
+/// The MAC a node with that address publishes: the operator's; or the one a flannel left there, which its peers know already; or the derived
+/// one. What an earlier agent derived from an earlier address is nobody's choice: two nodes would have one MAC when addresses move.
+pub(super) fn own_vtep_mac(annotations: &Annotations, address: Ipv4Addr) -> Mac {
+    let ours = annotations.get(OVERLAY_VTEP_MAC).and_then(|text| unicast(text).ok());
+    let flannels = || published_mac(annotations).ok().flatten().filter(|mac| !mac.is_derived());
+    ours.or_else(flannels).unwrap_or_else(|| Mac::derived_from(address))
+}
+
 /// The MAC flannel published, `None` if it published none, an error if what it published cannot be understood.
 fn published_mac(annotations: &Annotations) -> Result<Option<Mac>, String> {
     let Some(text) = annotations.get(BACKEND_DATA) else { return Ok(None) };

@@ -65,7 +65,7 @@ pub fn follow(client: Client, place: String) -> Subscription {
 
 /// The API cannot even be tried.
 #[derive(Debug, thiserror::Error)]
-enum ConnectError {
+pub(super) enum ConnectError {
     #[error("cannot use the kubeconfig {}: {source}", path.display())]
     Kubeconfig { path: PathBuf, source: kube::config::KubeconfigError },
     #[error("no kubeconfig is set, and this is no pod with a service account: {0}")]
@@ -84,7 +84,7 @@ enum AnswerError {
 }
 
 /// Returns a client and the address it will use.
-async fn connect(kubeconfig: Option<&Path>, api_server: Option<&str>) -> Result<(Client, String), ConnectError> {
+pub(super) async fn connect(kubeconfig: Option<&Path>, api_server: Option<&str>) -> Result<(Client, String), ConnectError> {
     // An error means that a provider is installed already, which is what is wanted.
     rustls::crypto::ring::default_provider().install_default().ok();
     let mut config = match kubeconfig {

@@ -11,6 +11,7 @@ pub mod kubernetes;
 pub mod list;
 pub mod nodes;
 pub mod object;
+pub mod publish;
 
 use crate::clock::now;
 use crate::config::Source;

@@ -47,6 +47,9 @@ pub enum ConfigError {
         /// The one that is missing.
         missing: &'static str,
     },
+    /// There is no Node object to write to.
+    #[error("publish is set, and the nodes come from a file: there is no Node object to write to; remove publish or nodes-file")]
+    NothingToPublishTo,
     /// The host has no name and none is configured.
     #[error("cannot tell the name of this node ({0}); set it with --node-name or NODE_NAME")]
     NoNodeName(String),

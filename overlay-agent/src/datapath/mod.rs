@@ -42,6 +42,12 @@ pub enum DatapathError {
         /// The missing capabilities by name, comma separated.
         missing: String,
     },
+    /// A seccomp profile stands before the system call.
+    #[error(
+        "bpf(2) is refused although the agent has the capabilities for it, as seccomp profiles of older container runtimes do \
+         (containerd before 1.6.9, CRI-O before 1.31, Docker before 23.0): run it without one, see manifests/overlays/older-runtimes"
+    )]
+    Refused,
     /// A file operation below the pin directory failed.
     #[error("cannot {what} {path}: {source}")]
     Pin {

@@ -3,6 +3,7 @@
 //! Everything is in namespaces without a name and in one directory of the BPF file system; both go with the values here.
 
 use super::{MeasureError, Rung, Work, frames, work};
+use crate::address::Method;
 use crate::cli::{LogFormat, ReceiveMode};
 use crate::clock;
 use crate::cluster::{Health, SourceKind, SourceState};
@@ -209,6 +210,8 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
     Config {
         node_name: place.name.to_owned(),
         source: Source::File(PathBuf::new()),
+        address: Method::default(),
+        publish: false,
         underlay_interface: None,
         vni: config::DEFAULT_VNI,
         port: config::DEFAULT_PORT,

@@ -1,5 +1,6 @@
 //! The loop: wait for a reason to look again, make a pass, tell. Reasons carry no content; a pass reads everything.
 
+use super::own_node::OwnNode;
 use super::pass::Node;
 use crate::clock::now;
 use crate::cluster::{self, Subscription};
@@ -47,6 +48,7 @@ pub async fn run(config: &Config) -> Result<()> {
     crate::datapath::forward_logs(node.datapath_mut());
     let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval));
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
+    let mut own = OwnNode::new(config, netlink.clone());
     let mut runtime = config.runtime.clone().map(|(places, template)| Installer::new(places, template)).transpose()?;
     for notice in &config.notices {
         warn!(notice, "not done as asked");
@@ -60,7 +62,7 @@ pub async fn run(config: &Config) -> Result<()> {
     loop {
         tokio::select! {
             () = stop.requested() => break,
-            reason = next_reason(&mut source, &mut events, &mut runtime) => {
+            reason = next_reason(&mut source, &mut events, (&mut runtime, &mut own)) => {
                 debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
                 due = due.min(rested.max(Instant::now() + SETTLE));
                 continue;
@@ -74,7 +76,12 @@ pub async fn run(config: &Config) -> Result<()> {
         report.turn_begins();
         let topology = source.topology.borrow_and_update().clone();
         let passed = match topology {
-            Some(topology) => Some(node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status)),
+            Some(topology) => {
+                let topology = own.settle(topology, &mut status).await;
+                let complete = node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status);
+                own.publish(complete, &mut status);
+                Some(complete)
+            }
             None => None,
         };
         let complete = passed.unwrap_or(true);
@@ -115,7 +122,11 @@ fn install(runtime: Option<&mut Installer>, status: &mut Status) -> bool {
 ///
 /// # Errors
 /// When the source's task is gone, which it never is by itself: the agent cannot go on without it.
-async fn next_reason(source: &mut Subscription, events: &mut Option<Events>, runtime: &mut Option<Installer>) -> Result<String> {
+async fn next_reason(
+    source: &mut Subscription,
+    events: &mut Option<Events>,
+    (runtime, own): (&mut Option<Installer>, &mut OwnNode),
+) -> Result<String> {
     let network = async {
         match events {
             Some(events) => events.next().await,
@@ -129,6 +140,7 @@ async fn next_reason(source: &mut Subscription, events: &mut Option<Events>, run
         }
     };
     tokio::select! {
+        () = own.changed() => Ok("publishing on this node's Node went another way than before".to_owned()),
         () = runtime => Ok("something changed in the container runtime's directories".to_owned()),
         changed = source.topology.changed() => Ok(changed.map(|()| "the list of nodes changed".to_owned())?),
         changed = source.state.changed() => Ok(changed.map(|()| "the source's state changed".to_owned())?),

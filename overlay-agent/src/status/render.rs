@@ -140,7 +140,8 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
         },
     );
     if let Some(node) = &status.node {
-        row("address", Cell::new(node.address));
+        let how = status.address.as_ref().map(|address| format!(": {}", address.how)).unwrap_or_default();
+        row("address", Cell::new(format!("{}{how}", node.address)));
         row("pods", Cell::new(format!("{}, gateway {}", node.pod_cidr, node.gateway)));
         row("VTEP MAC", Cell::new(node.vtep_mac));
         if let Some(notice) = &node.notice {
@@ -179,6 +180,15 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
         }
     }
     row("nodes from", source(status));
+    if let Some(publish) = &status.publish {
+        row(
+            "publishes",
+            match publish.since {
+                Some(since) => Cell::new(format!("on this node's Node, since {since}")),
+                None => Cell::new("not written to this node's Node yet").fg(Color::Yellow),
+            },
+        );
+    }
     if let Some(pass) = &status.last_pass {
         let errors = match pass.errors.len() {
             0 => "no error".to_owned(),

@@ -15,8 +15,10 @@ mod cni;
 mod containerd;
 mod detour;
 mod directions;
+mod endpoint;
 mod foreign_pair;
 mod harness;
+mod in_container;
 mod kubernetes;
 mod leaving;
 mod leftovers;
@@ -60,7 +62,12 @@ fn main() {
         cni::groups(),
     ];
     let mut trials: Vec<Trial> = groups.into_iter().chain(more).flatten().flat_map(harness::Group::into_trials).collect();
-    trials.extend([containerd::groups(), leftovers::groups()].into_iter().flatten().flat_map(harness::Group::into_trials));
+    trials.extend(
+        [containerd::groups(), leftovers::groups(), endpoint::groups(), in_container::groups()]
+            .into_iter()
+            .flatten()
+            .flat_map(harness::Group::into_trials),
+    );
     trials.extend(load::trials());
     trials.extend(traces::trials());
     trials.extend(bench::trials());
