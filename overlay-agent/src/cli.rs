@@ -205,6 +205,7 @@ mod tests {
             ("non-masquerade-cidrs", "10.0.0.1/8"),
             ("non-masquerade-cidrs", "10.0.0.0/8,0.0.0.0/0"),
             ("resync-interval", "0"),
+            ("listen", "8473"),
             ("log-format", "xml"),
             ("cni-conf-name", "10-overlay.conf"),
             ("cni-conf-name", "../10-overlay.conflist"),

@@ -16,6 +16,7 @@ pub use named::FileProblem;
 use crate::address::Method;
 use crate::cli::{LogFormat, ReceiveMode, Settings};
 use crate::install::{RuntimePlaces, Template};
+use crate::serve::Listen;
 use file::read_file;
 use ipnet::Ipv4Net;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ pub struct Config {
     pub ebpf_object: Option<PathBuf>,
     /// Longest time between two looks at everything.
     pub resync_interval: Duration,
+    /// Where health and metrics are answered.
+    pub listen: Listen,
     /// Form of the log.
     pub log_format: LogFormat,
 }
@@ -137,6 +140,7 @@ impl Config {
             notices: net_conf.notices,
             ebpf_object: settings.ebpf_object,
             resync_interval: settings.resync_interval.map_or(DEFAULT_RESYNC_INTERVAL, |seconds| Duration::from_secs(seconds.into())),
+            listen: settings.listen.unwrap_or_default(),
             log_format: settings.log_format.unwrap_or_default(),
         })
     }

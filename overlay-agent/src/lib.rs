@@ -21,4 +21,5 @@ pub mod model;
 pub mod netlink;
 pub mod pod;
 pub mod reconcile;
+pub mod serve;
 pub mod status;

@@ -11,6 +11,7 @@ mod state_dir;
 pub use address::AddressStatus;
 pub use pods::{PodStatus, RecordStatus, Wiring, pods};
 pub use render::{Readings, Style, render_json, render_text};
+pub(crate) use render::{drops, flows};
 pub use state_dir::{LockError, StateDir, StatusError};
 
 use crate::cluster::publish::PublishStatus;
@@ -61,6 +62,9 @@ pub struct Status {
     /// Pods with an address that is not of this node's network any more, in a sentence: looked for like `leftovers`.
     #[serde(skip)]
     pub stray_pods: Option<String>,
+    /// Why health and metrics cannot be asked for, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_problem: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -201,6 +205,7 @@ impl Status {
             runtime: None,
             leftovers: None,
             stray_pods: None,
+            endpoint_problem: None,
             last_pass: None,
         }
     }
@@ -277,6 +282,7 @@ impl Status {
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
         problems.extend(self.leftovers.clone());
         problems.extend(self.stray_pods.clone());
+        problems.extend(self.endpoint_problem.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems

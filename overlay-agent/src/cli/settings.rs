@@ -2,6 +2,7 @@
 
 use super::values::{LogFormat, MIN_MTU, ReceiveMode, api_server, interface_name, list_name, network, node_name};
 use crate::address::Method;
+use crate::serve::Listen;
 use clap::Args;
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
@@ -126,6 +127,11 @@ pub struct Settings {
     /// Look at everything at least this often, in seconds, even if nothing seems to have changed [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = "Operation")]
     pub resync_interval: Option<u32>,
+    /// Answer /healthz, /readyz and /metrics over HTTP here; off: nowhere [default: 127.0.0.1:8473]
+    ///
+    /// Whoever can reach it learns how many nodes and pods there are, and may change nothing.
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Operation")]
+    pub listen: Option<Listen>,
     /// Form of the log on standard error [default: text]
     #[arg(long, value_name = "FORMAT", help_heading = "Operation")]
     pub log_format: Option<LogFormat>,

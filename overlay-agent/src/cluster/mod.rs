@@ -10,6 +10,7 @@ pub mod file;
 pub mod kubernetes;
 pub mod list;
 pub mod nodes;
+pub mod object;
 pub mod publish;
 
 use crate::clock::now;

@@ -29,6 +29,7 @@ impl Settings {
             places: self.places.or(other.places),
             ebpf_object: self.ebpf_object.or(other.ebpf_object),
             resync_interval: self.resync_interval.or(other.resync_interval),
+            listen: self.listen.or(other.listen),
             log_format: self.log_format.or(other.log_format),
         }
     }

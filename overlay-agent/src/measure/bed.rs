@@ -13,6 +13,7 @@ use crate::model::{AddressOrigin, ClusterNode, Mac, Topology};
 use crate::netlink::{Cable, CableEnd, Namespace, Netlink, ethtool};
 use crate::pod::{self, PodRequest};
 use crate::reconcile::pass::Node;
+use crate::serve::Listen;
 use crate::status::Status;
 use frames::{Datagram, Link, Tunnel};
 use ipnet::Ipv4Net;
@@ -228,6 +229,7 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
         directories: Directories { bpffs: bpffs.to_owned(), state_dir: PathBuf::new(), pods_dir: PathBuf::new() },
         ebpf_object: None,
         resync_interval: config::DEFAULT_RESYNC_INTERVAL,
+        listen: Listen::Off,
         log_format: LogFormat::default(),
     }
 }

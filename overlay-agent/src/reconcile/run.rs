@@ -5,8 +5,10 @@ use super::pass::Node;
 use crate::clock::now;
 use crate::cluster::{self, Subscription};
 use crate::config::Config;
+use crate::datapath::PinDir;
 use crate::install::Installer;
 use crate::netlink::{Events, Netlink, sysctl};
+use crate::serve;
 use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
 use std::time::Duration;
@@ -51,6 +53,7 @@ pub async fn run(config: &Config) -> Result<()> {
     for notice in &config.notices {
         warn!(notice, "not done as asked");
     }
+    let report = serve::start(config.listen, PinDir::new(&config.directories.bpffs));
     info!(node = config.node_name, load_ms, "agent started");
 
     let mut retry = FIRST_RETRY;
@@ -70,23 +73,27 @@ pub async fn run(config: &Config) -> Result<()> {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
         let begun = Instant::now();
+        report.turn_begins();
         let topology = source.topology.borrow_and_update().clone();
-        let complete = match topology {
+        let passed = match topology {
             Some(topology) => {
                 let topology = own.settle(topology, &mut status).await;
                 let complete = node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status);
                 own.publish(complete, &mut status);
-                complete
+                Some(complete)
             }
-            None => true,
+            None => None,
         };
+        let complete = passed.unwrap_or(true);
         status.source = source.state.borrow_and_update().clone();
+        status.endpoint_problem = report.problem();
         if let Err(error) = state_dir.write(&status) {
             warn!(%error, "status not written");
         }
         let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
         retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
         due = Instant::now() + wait;
+        report.turn_ended(&status, passed, node.actions(), wait);
         // What a pass that fails did itself may be an event: the reason to try again must not be that it was tried.
         let rest = if complete { begun.elapsed() * REST } else { wait.min(LONGEST_REST) };
         rested = Instant::now() + rest;
