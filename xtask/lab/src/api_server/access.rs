@@ -1,5 +1,6 @@
 //! What a client needs to get in: a kubeconfig, a file with the token, a file with the certificate authority.
 
+use crate::agent::AgentConfig;
 use anyhow::Context as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,12 @@ impl Access {
         let text = KUBECONFIG.replace("{url}", url).replace("{trust}", &trust).replace("{token}", &access.token().display().to_string());
         replace(&access.kubeconfig(), &text)?;
         Ok(access)
+    }
+
+    /// Has an agent, when it is started next, follow the server and no file.
+    pub fn aim(&self, config: &mut AgentConfig) {
+        config.nodes_file = None;
+        config.extra.extend(["--kubeconfig".to_owned(), self.kubeconfig().display().to_string()]);
     }
 
     /// The kubeconfig.
