@@ -134,6 +134,25 @@ impl ApiServer {
         self.shared.change(|state| state.store.put(&entry.name, |uid| object::node(entry, uid, heartbeat)));
     }
 
+    /// Changes part of a node as kubelet, controllers and operators do: by a strategic merge patch, of whatever part. What others wrote stays.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn patch(&self, name: &str, patch: &Value) -> anyhow::Result<()> {
+        let mut node = self.node(name);
+        ensure!(!node.is_null(), "the API server has no node {name}");
+        patch::apply(&mut node, patch, patch::Kind::Strategic);
+        self.shared.change(|state| state.store.put(name, |_| node.to_string()));
+        Ok(())
+    }
+
+    /// Every node as it is now.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Value> {
+        let texts: Vec<Bytes> = self.shared.look().store.iter().map(|object| object.text.clone()).collect();
+        texts.iter().filter_map(|text| serde_json::from_slice(text).ok()).collect()
+    }
+
     /// Removes a node.
     ///
     /// # Errors
