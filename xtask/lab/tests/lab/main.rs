@@ -3,6 +3,7 @@
 //! `cargo test -p overlay-lab --test lab` as root; a filter such as `-- routed` picks. Cases of a group share one lab, which is built when
 //! the first of them runs. What is measured and not only checked is printed at the end.
 
+mod addresses;
 mod agent;
 mod backends;
 mod bed;
@@ -21,9 +22,11 @@ mod leaving;
 mod leftovers;
 mod load;
 mod measure;
+mod mixed;
 mod mtu;
 mod neighbours;
 mod nested;
+mod outage;
 mod packet_filter;
 mod restart;
 mod service_rules;
@@ -55,6 +58,8 @@ fn main() {
         agent::groups(),
         neighbours::groups(),
         kubernetes::groups(),
+        addresses::groups(),
+        mixed::groups(),
         measure::groups(),
         cni::groups(),
     ];
