@@ -23,8 +23,8 @@ pub(crate) fn groups() -> Vec<Group> {
             .case("pods and hosts reach each other in both directions", both_directions)
             .case("what others wrote on the Node stays, and nothing is written twice", nothing_needless)
             .case("an API server that refuses is told of with the missing rule, and asked again", refused)
-            .case("a node of ours joins and leaves under traffic between the others", |lab| ours_comes_and_goes(lab))
-            .case("a node of flannel's joins and leaves under traffic between the others", |lab| flannels_comes_and_goes(lab))
+            .case("a node of ours joins and leaves under traffic between the others", ours_comes_and_goes)
+            .case("a node of flannel's joins and leaves under traffic between the others", flannels_comes_and_goes)
             .case("a node whose NIC gets another address tells flannel's nodes and ours by itself", moved),
     ]
 }
