@@ -126,7 +126,7 @@ pub struct ClusterNode {
     pub address: Ipv4Addr,
     /// What of the Node object gives `address`.
     pub given_by: AddressOrigin,
-    /// The first usable address of type InternalIP, whether or not it is the one that counts.
+    /// The first usable address of type `InternalIP`, whether or not it is the one that counts.
     pub internal_ip: Option<Ipv4Addr>,
     /// The network its pods live in; host bits are zero.
     pub pod_cidr: Ipv4Net,

@@ -59,12 +59,12 @@ pub struct Status {
     /// What another network left on this node, in a sentence: looked for when somebody asks for the status, never in the file.
     #[serde(skip)]
     pub leftovers: Option<String>,
-    /// Why health and metrics cannot be asked for, if so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint_problem: Option<String>,
     /// Pods with an address that is not of this node's network any more, in a sentence: looked for like `leftovers`.
     #[serde(skip)]
     pub stray_pods: Option<String>,
+    /// Why health and metrics cannot be asked for, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_problem: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -204,8 +204,8 @@ impl Status {
             rejected: Vec::new(),
             runtime: None,
             leftovers: None,
-            endpoint_problem: None,
             stray_pods: None,
+            endpoint_problem: None,
             last_pass: None,
         }
     }
@@ -281,8 +281,8 @@ impl Status {
         problems.extend(self.runtime.iter().flat_map(|runtime| runtime.problems.iter().cloned()));
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
         problems.extend(self.leftovers.clone());
-        problems.extend(self.endpoint_problem.clone());
         problems.extend(self.stray_pods.clone());
+        problems.extend(self.endpoint_problem.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems

@@ -28,7 +28,7 @@ pub struct Given {
     pub address: Ipv4Addr,
     /// What of the Node object says so.
     pub by: AddressOrigin,
-    /// Its InternalIP.
+    /// Its `InternalIP`.
     pub internal_ip: Option<Ipv4Addr>,
 }
 

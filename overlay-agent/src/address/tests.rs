@@ -19,6 +19,7 @@ fn host() -> Vec<LocalAddress> {
     .into()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as it stands among the facts")]
 fn given(address: &str, by: AddressOrigin) -> Option<Given> {
     Some(Given { address: address.parse().unwrap(), by, internal_ip: Some("192.0.2.11".parse().unwrap()) })
 }

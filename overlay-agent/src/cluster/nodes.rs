@@ -146,7 +146,7 @@ const NEVER_ROUTED: [(Ipv4Net, &str); 5] = [
 
 // === InternalIP ===
 
-/// The first usable address of type InternalIP, or what is wrong with the first of them.
+/// The first usable address of type `InternalIP`, or what is wrong with the first of them.
 fn internal_ip(status: Option<&NodeStatus>) -> Result<Ipv4Addr, String> {
     let listed = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
     let mut first_problem = None;

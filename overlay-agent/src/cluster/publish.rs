@@ -7,15 +7,15 @@
 
 mod difference;
 
-use super::kubernetes::connect;
+use super::kubernetes::{ConnectError, connect};
 use super::with_causes;
 use crate::clock::now;
 use crate::model::{AddressOrigin, Mac};
 use difference::difference;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
+use kube::Error;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
-use kube::{Client, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 /// How often the Node is looked at although nothing seems to have changed: somebody may have written over what is published.
@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_mins(5);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait after a failure.
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
+/// How long a look and a write may take together.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Who changed it, in the object's managedFields.
 const FIELD_MANAGER: &str = "overlay-agent";
 
@@ -74,32 +76,12 @@ impl Drop for Publisher {
 }
 
 impl Publisher {
-    /// Starts the task. Needs a tokio runtime. The arguments are those of the source of nodes.
+    /// Starts the task. Needs a tokio runtime. The last two arguments are those of the source of nodes.
     #[must_use]
     pub fn start(node_name: String, kubeconfig: Option<PathBuf>, api_server: Option<String>) -> Self {
-        Self::spawn(node_name, async move || {
-            let mut retry = FIRST_RETRY;
-            loop {
-                match connect(kubeconfig.as_deref(), api_server.as_deref()).await {
-                    Ok((client, _)) => return client,
-                    // The source of nodes cannot connect either, and says so.
-                    Err(_) => sleep(retry).await,
-                }
-                retry = (retry * 2).min(LONGEST_RETRY);
-            }
-        })
-    }
-
-    /// As [`Self::start`], with a client made elsewhere.
-    #[must_use]
-    pub fn with_client(node_name: String, client: Client) -> Self {
-        Self::spawn(node_name, async move || client)
-    }
-
-    fn spawn<F: Future<Output = Client> + Send + 'static>(node_name: String, connect: impl FnOnce() -> F + Send + 'static) -> Self {
         let (wanted, receiver) = watch::channel(None);
         let (sender, state) = watch::channel(PublishStatus::default());
-        let task = tokio::spawn(async move { Task { node_name, wanted: receiver, state: sender }.run(connect().await).await });
+        let task = tokio::spawn(Task { node_name, kubeconfig, api_server, wanted: receiver, state: sender }.run());
         Self { wanted, state, task }
     }
 
@@ -133,6 +115,10 @@ enum PublishError {
         "the API server refuses to let this agent {what} (403): its ClusterRole needs apiGroups [\"\"], resources [\"{resource}\"], verbs [\"{verb}\"]; or switch publish off"
     )]
     Forbidden { what: &'static str, resource: &'static str, verb: &'static str },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the API server does not answer within {PATIENCE:?} what is to be published")]
+    Silence,
     #[error("there is no Node {0}")]
     NoNode(String),
     #[error("{what}: {}", told(error))]
@@ -192,13 +178,14 @@ impl PublishError {
 
 struct Task {
     node_name: String,
+    kubeconfig: Option<PathBuf>,
+    api_server: Option<String>,
     wanted: watch::Receiver<Option<Wanted>>,
     state: watch::Sender<PublishStatus>,
 }
 
 impl Task {
-    async fn run(mut self, client: Client) {
-        let nodes: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<Node>(&()));
+    async fn run(mut self) {
         let (mut due, mut retry) = (Instant::now() + LOOK, FIRST_RETRY);
         loop {
             tokio::select! {
@@ -206,7 +193,13 @@ impl Task {
                 () = sleep_until(due) => {}
             }
             let Some(wanted) = self.wanted.borrow_and_update().clone() else { continue };
-            match self.publish(&nodes, &wanted).await {
+            let mut news = self.wanted.clone();
+            let result = tokio::select! {
+                result = timeout(PATIENCE, self.publish(&wanted)) => result.unwrap_or(Err(PublishError::Silence)),
+                // What is being written is out of date, and perhaps from an address that is gone.
+                _ = news.changed() => continue,
+            };
+            match result {
                 Ok(()) => {
                     self.published();
                     (due, retry) = (Instant::now() + LOOK, FIRST_RETRY);
@@ -224,9 +217,12 @@ impl Task {
         }
     }
 
-    /// Looks at the Node and writes what differs.
-    async fn publish(&self, nodes: &Api<DynamicObject>, wanted: &Wanted) -> Result<(), PublishError> {
+    /// Looks at the Node and writes what differs, by a connection of its own: what makes a new write necessary is often a new address, and
+    /// connections from the old one are silent for ever.
+    async fn publish(&self, wanted: &Wanted) -> Result<(), PublishError> {
         let name = &self.node_name;
+        let (client, _) = connect(self.kubeconfig.as_deref(), self.api_server.as_deref()).await?;
+        let nodes: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<Node>(&()));
         let node = nodes.get(name).await.map_err(|error| Request::Get.failed(name, error))?;
         let Some(patch) = difference(&serde_json::to_value(&node).unwrap_or_default(), wanted, now()) else { return Ok(()) };
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };

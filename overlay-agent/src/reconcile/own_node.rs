@@ -64,11 +64,8 @@ impl OwnNode {
     pub async fn settle(&mut self, topology: Arc<Topology>, status: &mut Status) -> Arc<Topology> {
         self.listed = topology.nodes.get(&self.node_name).cloned();
         let given = self.listed.as_ref().map(|node| Given { address: node.address, by: node.given_by, internal_ip: node.internal_ip });
-        let local = match local_addresses(&self.netlink).await {
-            Ok(local) => local,
-            // The pass asks for the same, and has the words for it.
-            Err(_) => return topology,
-        };
+        // The pass asks for the same, and has the words for what goes wrong.
+        let Ok(local) = local_addresses(&self.netlink).await else { return topology };
         let facts = Facts { local: &local, given, route: self.route().await, publishing: self.publisher.is_some() };
         let chosen = choose(&self.method, &facts);
         let is_local = |address: Ipv4Addr| local.iter().any(|entry| entry.address == address);

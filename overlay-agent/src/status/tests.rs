@@ -1,4 +1,5 @@
 use super::*;
+use crate::address::{Choice, Given};
 use crate::cluster::{SourceError, SourceKind};
 use crate::datapath::Detours;
 use crate::model::{AddressOrigin, NextHop};
@@ -270,4 +271,37 @@ fn one_agent_holds_the_lock() {
     drop(lock);
     assert!(!state_dir.is_locked().unwrap());
     drop(state_dir.lock().unwrap());
+}
+
+#[test]
+fn an_address_that_others_do_not_know_is_a_problem_with_its_mending() {
+    let given = Given { address: [192, 0, 2, 1].into(), by: AddressOrigin::InternalIp, internal_ip: Some([192, 0, 2, 1].into()) };
+    let choice = Choice { address: [192, 0, 2, 7].into(), how: "interface=eth1: on eth1".to_owned() };
+    let mut status = healthy();
+    status.address = Some(AddressStatus::of_choice(&choice, Some(given), Some(given.address), ("a", false)));
+    let problem = &status.problems(true)[0];
+    assert!(
+        problem
+            .starts_with("the address of this node is 192.0.2.7 (interface=eth1: on eth1), and other nodes send to 192.0.2.1 (InternalIP")
+    );
+    assert!(problem.contains("switch publish on") && problem.contains("kubectl annotate node a overlay/public-ip=192.0.2.7"), "{problem}");
+    let text = render_text(&status, true, &Readings::default(), Style { colour: false });
+    assert!(text.contains("address      192.0.2.1: InternalIP of the Node; 192.0.2.7 is not used until the Node says so\n"), "{text}");
+    // While it is being written, nothing is to be mended.
+    status.address = Some(AddressStatus::of_choice(&choice, Some(given), Some(given.address), ("a", true)));
+    assert_eq!(status.problems(true), [""; 0]);
+    status.publish = Some(PublishStatus { since: None, problem: Some("refused".to_owned()) });
+    assert_eq!(status.problems(true), ["refused"]);
+}
+
+#[test]
+fn pods_outside_the_podcidr_are_told_of() {
+    let pod = |address: [u8; 4]| PodStatus { address: address.into(), wiring: Wiring::Wired, ifindex: Some(7), record: None };
+    let mut status = healthy();
+    assert_eq!(status.find_stray_pods(&[pod([10, 244, 1, 9])]), None);
+    status.stray_pods = status.find_stray_pods(&[pod([10, 244, 1, 9]), pod([10, 244, 9, 1])]);
+    let one = "pod 10.244.9.1 has an address outside this node's podCIDR 10.244.1.0/24: no other node reaches it; start it anew";
+    assert_eq!(status.problems(true), [one]);
+    let two = status.find_stray_pods(&[pod([10, 244, 9, 1]), pod([10, 244, 9, 2])]).unwrap();
+    assert!(two.starts_with("2 pods have addresses outside this node's podCIDR 10.244.1.0/24, 10.244.9.1 among them"), "{two}");
 }

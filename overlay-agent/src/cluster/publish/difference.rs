@@ -58,6 +58,7 @@ mod tests {
         Wanted { address: "192.0.2.1".parse().unwrap(), vni: 1, ready, listed: None }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "shorter where it is called")]
     fn node(annotations: Value, conditions: Value) -> Value {
         json!({ "metadata": { "name": "a", "annotations": annotations }, "status": { "conditions": conditions } })
     }

@@ -3,8 +3,8 @@
 //! `cargo test -p overlay-lab --test lab` as root; a filter such as `-- routed` picks. Cases of a group share one lab, which is built when
 //! the first of them runs. What is measured and not only checked is printed at the end.
 
+mod addresses;
 mod agent;
-mod api_server;
 mod backends;
 mod bed;
 mod bench;
@@ -24,9 +24,11 @@ mod leaving;
 mod leftovers;
 mod load;
 mod measure;
+mod mixed;
 mod mtu;
 mod neighbours;
 mod nested;
+mod outage;
 mod packet_filter;
 mod restart;
 mod service_rules;
@@ -58,6 +60,8 @@ fn main() {
         agent::groups(),
         neighbours::groups(),
         kubernetes::groups(),
+        addresses::groups(),
+        mixed::groups(),
         measure::groups(),
         cni::groups(),
     ];
