@@ -4,7 +4,6 @@
 //! the first of them runs. What is measured and not only checked is printed at the end.
 
 mod agent;
-mod api_server;
 mod backends;
 mod bed;
 mod bench;
@@ -15,6 +14,8 @@ mod cni;
 mod containerd;
 mod detour;
 mod directions;
+mod faults;
+mod faults_watch;
 mod foreign_pair;
 mod harness;
 mod kubernetes;
@@ -56,6 +57,7 @@ fn main() {
         agent::groups(),
         neighbours::groups(),
         kubernetes::groups(),
+        faults::groups(),
         measure::groups(),
         cni::groups(),
     ];
