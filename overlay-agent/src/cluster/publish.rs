@@ -7,7 +7,7 @@
 
 mod difference;
 
-use super::kubernetes::{ConnectError, connect};
+use super::kubernetes::{Access, AccessError};
 use super::with_causes;
 use crate::clock::now;
 use crate::model::{AddressOrigin, Mac};
@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -76,12 +75,12 @@ impl Drop for Publisher {
 }
 
 impl Publisher {
-    /// Starts the task. Needs a tokio runtime. The last two arguments are those of the source of nodes.
+    /// Starts the task. Needs a tokio runtime. `access` is that of the source of nodes.
     #[must_use]
-    pub fn start(node_name: String, kubeconfig: Option<PathBuf>, api_server: Option<String>) -> Self {
+    pub fn start(node_name: String, access: Access) -> Self {
         let (wanted, receiver) = watch::channel(None);
         let (sender, state) = watch::channel(PublishStatus::default());
-        let task = tokio::spawn(Task { node_name, kubeconfig, api_server, wanted: receiver, state: sender }.run());
+        let task = tokio::spawn(Task { node_name, access, wanted: receiver, state: sender }.run());
         Self { wanted, state, task }
     }
 
@@ -116,7 +115,7 @@ enum PublishError {
     )]
     Forbidden { what: &'static str, resource: &'static str, verb: &'static str },
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(#[from] AccessError),
     #[error("the API server does not answer within {PATIENCE:?} what is to be published")]
     Silence,
     #[error("there is no Node {0}")]
@@ -178,8 +177,7 @@ impl PublishError {
 
 struct Task {
     node_name: String,
-    kubeconfig: Option<PathBuf>,
-    api_server: Option<String>,
+    access: Access,
     wanted: watch::Receiver<Option<Wanted>>,
     state: watch::Sender<PublishStatus>,
 }
@@ -221,7 +219,7 @@ impl Task {
     /// connections from the old one are silent for ever.
     async fn publish(&self, wanted: &Wanted) -> Result<(), PublishError> {
         let name = &self.node_name;
-        let (client, _) = connect(self.kubeconfig.as_deref(), self.api_server.as_deref()).await?;
+        let (client, _) = self.access.connect().await?;
         let nodes: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<Node>(&()));
         let node = nodes.get(name).await.map_err(|error| Request::Get.failed(name, error))?;
         let Some(patch) = difference(&serde_json::to_value(&node).unwrap_or_default(), wanted, now()) else { return Ok(()) };

@@ -5,6 +5,7 @@
 //! address that other nodes send to is one of this host's, it stays in use.
 
 use crate::address::{Choice, Facts, Given, LocalAddress, Method, Target, choose};
+use crate::cluster::Access;
 use crate::cluster::publish::{Publisher, Wanted};
 use crate::config::{Config, Source};
 use crate::model::{ClusterNode, Topology};
@@ -42,7 +43,8 @@ impl OwnNode {
     pub fn new(config: &Config, netlink: Netlink) -> Self {
         let publisher = match &config.source {
             Source::Kubernetes { kubeconfig, api_server } if config.publish => {
-                Some(Publisher::start(config.node_name.clone(), kubeconfig.clone(), api_server.clone()))
+                let access = Access::Files { kubeconfig: kubeconfig.clone(), api_server: api_server.clone() };
+                Some(Publisher::start(config.node_name.clone(), access))
             }
             _ => None,
         };

@@ -101,8 +101,8 @@ impl Page<'_> {
         self.gauges("source_healthy", "Whether the list of nodes is current.", &[([("kind", &kind)], u64::from(healthy))])?;
         let current = match source.health {
             Health::Healthy => now().as_second(),
-            Health::Failing => source.since.as_second(),
-            Health::Starting => 0,
+            // Of a picture from disk: when it was saved.
+            Health::Failing | Health::Starting => source.stale_since.or(source.from_disk).map_or(0, |since| since.as_second()),
         };
         let help = "When the list of nodes was last known to be current; 0: there is none yet.";
         ConstGauge::new(current).encode(self.0.encode_descriptor(

@@ -14,8 +14,7 @@ fn nowhere() -> PinDir {
 }
 
 fn status(health: Health) -> Status {
-    let source =
-        SourceState { kind: SourceKind::Kubernetes, place: "https://192.0.2.1:6443".to_owned(), health, since: now(), last_error: None };
+    let source = SourceState { health, ..SourceState::new(SourceKind::Kubernetes, "https://192.0.2.1:6443".to_owned()) };
     Status::new("a".to_owned(), source)
 }
 

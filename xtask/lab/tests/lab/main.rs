@@ -16,6 +16,8 @@ mod containerd;
 mod detour;
 mod directions;
 mod endpoint;
+mod faults;
+mod faults_watch;
 mod foreign_pair;
 mod harness;
 mod in_container;
@@ -62,6 +64,7 @@ fn main() {
         kubernetes::groups(),
         addresses::groups(),
         mixed::groups(),
+        faults::groups(),
         measure::groups(),
         cni::groups(),
     ];
