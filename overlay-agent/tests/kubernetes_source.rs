@@ -5,15 +5,14 @@ mod api_server;
 mod support;
 
 use api_server::ApiServer;
-use overlay_agent::cluster::{Health, Subscription, kubernetes};
+use overlay_agent::cluster::{Access, Health, Memory, Subscription, kubernetes};
 use serde_json::json;
 use std::time::Duration;
 use support::{expected, node, snapshot, state, stays};
 
 fn follow(server: &ApiServer) -> Subscription {
     let config = kube::Config::new(server.url().parse().expect("a URL"));
-    let client = kube::Client::try_from(config).expect("a client without TLS");
-    kubernetes::follow(client, server.url())
+    kubernetes::follow(Access::Config(Box::new(config)), Memory::default())
 }
 
 async fn healthy(source: &mut Subscription) {
@@ -256,7 +255,8 @@ async fn a_wrong_configuration_is_told_and_tried_again() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("kubeconfig");
     let server = ApiServer::start(&[node(1)]).await;
-    let mut source = kubernetes::connect_and_follow(Some(path.clone()), Some(server.url()));
+    let access = Access::Files { kubeconfig: Some(path.clone()), api_server: Some(server.url()) };
+    let mut source = kubernetes::follow(access, Memory::default());
     failing(&mut source, &format!("cannot use the kubeconfig {}", path.display())).await;
     // The file comes later; its server is replaced by the one given.
     let kubeconfig = json!({

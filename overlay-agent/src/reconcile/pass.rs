@@ -10,7 +10,7 @@ use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
 use crate::desired::{self, Inputs, desired};
 use crate::firewall::{self, FirewallError};
 use crate::measure::Record;
-use crate::model::{ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
+use crate::model::{Action, ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Link, Netlink};
 use crate::pod;
 use crate::status::{Pass, StateDir, Status};
@@ -104,7 +104,11 @@ impl<'a> Node<'a> {
         status.set_underlay(&underlay.device, desired.link.mtu);
 
         let observed = self.observe(&desired).await?;
-        let actions = plan(&desired, &observed);
+        let mut actions = plan(&desired, &observed);
+        if topology.unconfirmed {
+            // What is not known yet may be there nevertheless.
+            actions.retain(Action::puts);
+        }
         let overlay_ifindex = observed.link.as_ref().map_or(0, |link| link.ifindex);
         let Self { netlink, tables, datapath, .. } = self;
         let mut executor = Executor { netlink, tables, datapath, overlay_ifindex };
