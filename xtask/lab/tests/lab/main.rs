@@ -19,6 +19,7 @@ mod faults_watch;
 mod foreign_pair;
 mod harness;
 mod kubernetes;
+mod kubernetes_server;
 mod leaving;
 mod leftovers;
 mod load;
