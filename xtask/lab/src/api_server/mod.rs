@@ -12,6 +12,7 @@ mod listen;
 mod object;
 mod patch;
 mod query;
+pub mod real;
 mod serve;
 mod state;
 mod store;

@@ -22,6 +22,7 @@ mod foreign_pair;
 mod harness;
 mod in_container;
 mod kubernetes;
+mod kubernetes_server;
 mod leaving;
 mod leftovers;
 mod load;
