@@ -1,4 +1,6 @@
+use super::file::{command, parse_file};
 use super::*;
+use crate::cli::Places;
 use crate::install::DEFAULT_LIST_NAME;
 
 fn parse(text: &str) -> Result<Settings, String> {
@@ -22,6 +24,7 @@ fn without_any_setting_the_documented_defaults_hold() {
     assert_eq!(config.directories.state_dir, Path::new("/run/overlay"));
     assert_eq!(config.directories.pods_dir, Path::new("/var/lib/overlay/ipam"));
     assert_eq!(config.resync_interval, Duration::from_secs(30));
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8473");
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!((config.runtime, config.notices), (None, Vec::new()));
 }
@@ -98,6 +101,7 @@ net-conf: {net_conf}
 cni-conf: {cni_conf}
 ebpf-object: /o.bin
 resync-interval: 5
+listen: 192.0.2.7:9100
 log-format: json
 "
     );
@@ -124,6 +128,7 @@ log-format: json
             notices: vec!["Backend.Learning is true: the list of nodes says all there is to learn".to_owned()],
             ebpf_object: Some("/o.bin".into()),
             resync_interval: Duration::from_secs(5),
+            listen: "192.0.2.7:9100".parse().unwrap(),
             log_format: LogFormat::Json,
         }
     );

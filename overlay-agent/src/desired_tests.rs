@@ -1,11 +1,19 @@
 use super::*;
-use crate::model::{Mac, NeighbourState, RejectedNode, UnderlayDevice};
+use crate::model::{AddressOrigin, Mac, NeighbourState, RejectedNode, UnderlayDevice};
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
 fn cluster_node(name: &str, address: &str, pod_cidr: &str) -> ClusterNode {
     let address = address.parse().unwrap();
-    ClusterNode { name: name.to_owned(), address, pod_cidr: pod_cidr.parse().unwrap(), vtep_mac: Mac::derived_from(address), notice: None }
+    ClusterNode {
+        name: name.to_owned(),
+        address,
+        given_by: AddressOrigin::InternalIp,
+        internal_ip: Some(address),
+        pod_cidr: pod_cidr.parse().unwrap(),
+        vtep_mac: Mac::derived_from(address),
+        notice: None,
+    }
 }
 
 fn topology(nodes: &[ClusterNode]) -> Topology {

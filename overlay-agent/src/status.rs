@@ -9,6 +9,7 @@ mod state_dir;
 
 pub use pods::{PodStatus, RecordStatus, Wiring, pods};
 pub use render::{Readings, Style, render_json, render_text};
+pub(crate) use render::{drops, flows};
 pub use state_dir::{LockError, StateDir, StatusError};
 
 use crate::cluster::{Health, SourceState};
@@ -49,6 +50,9 @@ pub struct Status {
     /// What another network left on this node, in a sentence: looked for when somebody asks for the status, never in the file.
     #[serde(skip)]
     pub leftovers: Option<String>,
+    /// Why health and metrics cannot be asked for, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_problem: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -186,6 +190,7 @@ impl Status {
             rejected: Vec::new(),
             runtime: None,
             leftovers: None,
+            endpoint_problem: None,
             last_pass: None,
         }
     }
@@ -259,6 +264,7 @@ impl Status {
         problems.extend(self.runtime.iter().flat_map(|runtime| runtime.problems.iter().cloned()));
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
         problems.extend(self.leftovers.clone());
+        problems.extend(self.endpoint_problem.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems

@@ -4,11 +4,13 @@
 //! misses nothing. It never ends: what goes wrong is reported in its [`SourceState`] and the last good snapshot stays.
 //! The only module that imports kube. Touches no kernel state.
 
+pub mod annotations;
 pub mod conflicts;
 pub mod file;
 pub mod kubernetes;
 pub mod list;
 pub mod nodes;
+pub mod object;
 
 use crate::clock::now;
 use crate::config::Source;

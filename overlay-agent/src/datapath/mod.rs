@@ -5,6 +5,7 @@
 
 mod attach;
 mod detour;
+mod fill;
 mod generator;
 mod load;
 mod log;
@@ -16,6 +17,7 @@ pub use attach::{
     Direction, Hook, attach_pinned_to_pod, detach_filter, detach_from_pod, filter, is_attached_to_pod, redirects_whole_frames,
 };
 pub use detour::Detours;
+pub use fill::Fill;
 pub use generator::{Generator, MAX_FRAME, MAX_FRAMES};
 pub use load::{Datapath, built_in_digest, is_built_in};
 pub use log::forward_logs;

@@ -8,10 +8,11 @@ use crate::clock;
 use crate::cluster::{Health, SourceKind, SourceState};
 use crate::config::{self, Config, Directories, Source};
 use crate::datapath::Generator;
-use crate::model::{ClusterNode, Mac, Topology};
+use crate::model::{AddressOrigin, ClusterNode, Mac, Topology};
 use crate::netlink::{Cable, CableEnd, Namespace, Netlink, ethtool};
 use crate::pod::{self, PodRequest};
 use crate::reconcile::pass::Node;
+use crate::serve::Listen;
 use crate::status::Status;
 use frames::{Datagram, Link, Tunnel};
 use ipnet::Ipv4Net;
@@ -113,6 +114,8 @@ impl Place {
         ClusterNode {
             name: self.name.to_owned(),
             address: self.address,
+            given_by: AddressOrigin::InternalIp,
+            internal_ip: Some(self.address),
             pod_cidr: Ipv4Net::new_assert(self.pod, 24).trunc(),
             vtep_mac: Mac::derived_from(self.address),
             notice: None,
@@ -223,6 +226,7 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
         directories: Directories { bpffs: bpffs.to_owned(), state_dir: PathBuf::new(), pods_dir: PathBuf::new() },
         ebpf_object: None,
         resync_interval: config::DEFAULT_RESYNC_INTERVAL,
+        listen: Listen::Off,
         log_format: LogFormat::default(),
     }
 }

@@ -38,6 +38,8 @@ pub struct Node<'a> {
     firewall: firewall::Keeper,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
     unattached: BTreeSet<u32>,
+    /// How many actions all passes carried out.
+    actions: u64,
 }
 
 impl<'a> Node<'a> {
@@ -61,12 +63,19 @@ impl<'a> Node<'a> {
             measured: Record::load(&StateDir::new(config.directories.state_dir.clone())),
             firewall: firewall::Keeper::default(),
             unattached: BTreeSet::new(),
+            actions: 0,
         })
     }
 
     /// The loaded programs, for the log reader of a debug build.
     pub fn datapath_mut(&mut self) -> &mut Datapath {
         &mut self.datapath
+    }
+
+    /// How many actions all passes carried out.
+    #[must_use]
+    pub fn actions(&self) -> u64 {
+        self.actions
     }
 
     /// Makes a pass and records it. Returns whether everything is as it should be.
@@ -85,6 +94,7 @@ impl<'a> Node<'a> {
             warn!(error, "pass incomplete");
         }
         let complete = outcome.errors.is_empty();
+        self.actions += outcome.actions as u64;
         status.record_pass(Pass { at: now(), actions: outcome.actions, errors: outcome.errors });
         complete
     }

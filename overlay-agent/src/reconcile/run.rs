@@ -4,8 +4,10 @@ use super::pass::Node;
 use crate::clock::now;
 use crate::cluster::{self, Subscription};
 use crate::config::Config;
+use crate::datapath::PinDir;
 use crate::install::Installer;
 use crate::netlink::{Events, Netlink, sysctl};
+use crate::serve;
 use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
 use std::time::Duration;
@@ -49,6 +51,7 @@ pub async fn run(config: &Config) -> Result<()> {
     for notice in &config.notices {
         warn!(notice, "not done as asked");
     }
+    let report = serve::start(config.listen, PinDir::new(&config.directories.bpffs));
     info!(node = config.node_name, load_ms, "agent started");
 
     let mut retry = FIRST_RETRY;
@@ -68,18 +71,22 @@ pub async fn run(config: &Config) -> Result<()> {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
         let begun = Instant::now();
+        report.turn_begins();
         let topology = source.topology.borrow_and_update().clone();
-        let complete = match topology {
-            Some(topology) => node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status),
-            None => true,
+        let passed = match topology {
+            Some(topology) => Some(node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status)),
+            None => None,
         };
+        let complete = passed.unwrap_or(true);
         status.source = source.state.borrow_and_update().clone();
+        status.endpoint_problem = report.problem();
         if let Err(error) = state_dir.write(&status) {
             warn!(%error, "status not written");
         }
         let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
         retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
         due = Instant::now() + wait;
+        report.turn_ended(&status, passed, node.actions(), wait);
         // What a pass that fails did itself may be an event: the reason to try again must not be that it was tried.
         let rest = if complete { begun.elapsed() * REST } else { wait.min(LONGEST_REST) };
         rested = Instant::now() + rest;

@@ -57,7 +57,7 @@ fn detours_json(detours: &Detours) -> Value {
 }
 
 /// Every flow with its packets and bytes, by number.
-fn flows(counters: &Counters) -> impl Iterator<Item = (Flow, u64, u64)> {
+pub(crate) fn flows(counters: &Counters) -> impl Iterator<Item = (Flow, u64, u64)> {
     Flow::ALL
         .iter()
         .copied()
@@ -66,7 +66,7 @@ fn flows(counters: &Counters) -> impl Iterator<Item = (Flow, u64, u64)> {
 }
 
 /// Every drop reason with its packets, by number.
-fn drops(counters: &Counters) -> impl Iterator<Item = (DropReason, u64)> {
+pub(crate) fn drops(counters: &Counters) -> impl Iterator<Item = (DropReason, u64)> {
     DropReason::ALL.iter().copied().zip(numbers(counters.drops.as_bytes()))
 }
 

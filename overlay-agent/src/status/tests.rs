@@ -1,7 +1,7 @@
 use super::*;
 use crate::cluster::{SourceError, SourceKind};
 use crate::datapath::Detours;
-use crate::model::NextHop;
+use crate::model::{AddressOrigin, NextHop};
 use overlay_common::counters::Counters;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -11,7 +11,15 @@ fn time(second: i64) -> Timestamp {
 
 fn node(name: &str, address: [u8; 4], pod_cidr: &str) -> ClusterNode {
     let address = address.into();
-    ClusterNode { name: name.to_owned(), address, pod_cidr: pod_cidr.parse().unwrap(), vtep_mac: Mac::derived_from(address), notice: None }
+    ClusterNode {
+        name: name.to_owned(),
+        address,
+        given_by: AddressOrigin::InternalIp,
+        internal_ip: Some(address),
+        pod_cidr: pod_cidr.parse().unwrap(),
+        vtep_mac: Mac::derived_from(address),
+        notice: None,
+    }
 }
 
 fn healthy() -> Status {
