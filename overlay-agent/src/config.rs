@@ -13,6 +13,7 @@ pub use file::known_names;
 pub(crate) use file::nearest;
 pub use named::FileProblem;
 
+use crate::backend::Backend;
 use crate::cli::{LogFormat, ReceiveMode, Settings};
 use crate::install::{RuntimePlaces, Template};
 use crate::serve::Listen;
@@ -42,6 +43,8 @@ pub struct Config {
     pub source: Source,
     /// The NIC that carries the tunnel; `None`: the one that has this node's address.
     pub underlay_interface: Option<String>,
+    /// How packets get to other nodes.
+    pub backend: Backend,
     /// VXLAN network identifier, 1 to 2^24 - 1.
     pub vni: u32,
     /// VXLAN UDP port.
@@ -118,6 +121,7 @@ impl Config {
             node_name,
             source,
             underlay_interface: settings.underlay_interface,
+            backend: settings.backend.or(net_conf.backend).unwrap_or_default(),
             vni: settings.vni.or(net_conf.vni).unwrap_or(DEFAULT_VNI),
             port: settings.port.or(net_conf.port).unwrap_or(DEFAULT_PORT),
             receive_mode: settings.receive_mode.unwrap_or_default(),

@@ -84,6 +84,7 @@ nodes-file: /etc/overlay/nodes.yaml
 kubeconfig: /etc/kubernetes/kubelet.conf
 api-server: https://192.0.2.1:6443
 underlay-interface: eth1
+backend: host-gw
 vni: 77
 port: 4789
 receive-mode: tc
@@ -114,6 +115,7 @@ log-format: json
             node_name: "node-7".to_owned(),
             source: Source::File("/etc/overlay/nodes.yaml".into()),
             underlay_interface: Some("eth1".to_owned()),
+            backend: Backend::HostGw,
             vni: 77,
             port: 4789,
             receive_mode: ReceiveMode::Tc,

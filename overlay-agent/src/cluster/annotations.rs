@@ -82,6 +82,11 @@ pub(super) fn vtep_mac(annotations: &Annotations, address: Ipv4Addr, notices: &m
     mac
 }
 
+/// The node runs flannel's host-gw backend.
+pub(super) fn has_no_tunnel(annotations: &Annotations) -> bool {
+    annotations.get(BACKEND_TYPE).is_some_and(|backend| backend == "host-gw")
+}
+
 /// The MAC flannel published, `None` if it published none, an error if what it published cannot be understood.
 fn published_mac(annotations: &Annotations) -> Result<Option<Mac>, String> {
     let Some(text) = annotations.get(BACKEND_DATA) else { return Ok(None) };

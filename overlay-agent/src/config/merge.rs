@@ -13,6 +13,7 @@ impl Settings {
             kubeconfig: self.kubeconfig.or(other.kubeconfig),
             api_server: self.api_server.or(other.api_server),
             underlay_interface: self.underlay_interface.or(other.underlay_interface),
+            backend: self.backend.or(other.backend),
             vni: self.vni.or(other.vni),
             port: self.port.or(other.port),
             receive_mode: self.receive_mode.or(other.receive_mode),

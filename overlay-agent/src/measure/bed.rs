@@ -3,6 +3,7 @@
 //! Everything is in namespaces without a name and in one directory of the BPF file system; both go with the values here.
 
 use super::{MeasureError, Rung, Work, frames, work};
+use crate::backend::Backend;
 use crate::cli::{LogFormat, ReceiveMode};
 use crate::clock;
 use crate::cluster::{Health, SourceKind, SourceState};
@@ -118,6 +119,7 @@ impl Place {
             internal_ip: Some(self.address),
             pod_cidr: Ipv4Net::new_assert(self.pod, 24).trunc(),
             vtep_mac: Mac::derived_from(self.address),
+            no_tunnel: false,
             notice: None,
         }
     }
@@ -210,6 +212,7 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
         node_name: place.name.to_owned(),
         source: Source::File(PathBuf::new()),
         underlay_interface: None,
+        backend: Backend::Vxlan,
         vni: config::DEFAULT_VNI,
         port: config::DEFAULT_PORT,
         receive_mode: match rung {

@@ -47,6 +47,7 @@ pub async fn run(config: &Config) -> Result<()> {
     crate::datapath::forward_logs(node.datapath_mut());
     let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval));
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
+    status.backend = config.backend;
     let mut runtime = config.runtime.clone().map(|(places, template)| Installer::new(places, template)).transpose()?;
     for notice in &config.notices {
         warn!(notice, "not done as asked");
