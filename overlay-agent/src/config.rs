@@ -1,17 +1,19 @@
 //! The validated configuration: flags, environment and file made one.
 //!
-//! Reads the configuration file and the host name; touches nothing else. A `Config` that exists is usable: every value was checked.
+//! Reads the configuration file and the host name, and follows the files; touches nothing else. A `Config` that exists is usable: every value was checked.
 
 mod error;
 mod file;
 mod merge;
 mod named;
 mod runtime;
+mod watch;
 
 pub use error::{ConfigError, Problem, Wrong};
 pub use file::known_names;
 pub(crate) use file::nearest;
 pub use named::FileProblem;
+pub use watch::{News, Watch};
 
 use crate::backend::Backend;
 use crate::cli::{LogFormat, ReceiveMode, Settings};

@@ -1,5 +1,6 @@
 use super::file::{command, parse_file};
 use super::*;
+use crate::backend::Backend;
 use crate::cli::Places;
 use crate::install::DEFAULT_LIST_NAME;
 

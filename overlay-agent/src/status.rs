@@ -57,6 +57,9 @@ pub struct Status {
     /// Why health and metrics cannot be asked for, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_problem: Option<String>,
+    /// Why the configuration files are not what is in use, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration_problem: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -186,6 +189,7 @@ impl Status {
             runtime: None,
             leftovers: None,
             endpoint_problem: None,
+            configuration_problem: None,
             last_pass: None,
         }
     }
@@ -259,6 +263,7 @@ impl Status {
         problems.extend(self.runtime.iter().flat_map(|runtime| runtime.problems.iter().cloned()));
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
         problems.extend(self.leftovers.clone());
+        problems.extend(self.configuration_problem.clone());
         problems.extend(self.endpoint_problem.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));

@@ -3,7 +3,7 @@
 use super::pass::Node;
 use crate::clock::now;
 use crate::cluster::{self, Subscription};
-use crate::config::Config;
+use crate::config::{Config, News, Watch};
 use crate::datapath::PinDir;
 use crate::install::Installer;
 use crate::netlink::{Events, Netlink, sysctl};
@@ -27,14 +27,25 @@ const LONGEST_REST: Duration = Duration::from_millis(800);
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// Runs the agent of this node until SIGTERM or SIGINT. The data path keeps running afterwards.
+/// Why the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// There is another configuration: it is to be run again with that.
+    Reconfigured,
+}
+
+/// Runs the agent of this node until SIGTERM or SIGINT, or until `watch` has another configuration than `config`. The data path keeps running
+/// afterwards.
 ///
 /// # Errors
 /// When the node cannot be taken over: no privileges, no bpffs, another agent. What goes wrong later is reported and tried again.
-pub async fn run(config: &Config) -> Result<()> {
+pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
     let mut state_dir = StateDir::new(config.directories.state_dir.clone());
     let _lock = state_dir.lock()?;
     let mut stop = Stop::new()?;
+    watch.start();
     let netlink = Netlink::connect()?;
     if let Err(error) = sysctl::enable_forwarding() {
         warn!(%error, "packets of pods will not be forwarded to the outside");
@@ -61,6 +72,14 @@ pub async fn run(config: &Config) -> Result<()> {
     loop {
         tokio::select! {
             () = stop.requested() => break,
+            news = watch.next() => match news {
+                News::Changed => return Ok(Ended::Reconfigured),
+                News::Problem(problem) => {
+                    status.configuration_problem = problem;
+                    due = due.min(rested.max(Instant::now()));
+                    continue;
+                }
+            },
             reason = next_reason(&mut source, &mut events, &mut runtime) => {
                 debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
                 due = due.min(rested.max(Instant::now() + SETTLE));
@@ -93,7 +112,7 @@ pub async fn run(config: &Config) -> Result<()> {
         rested = Instant::now() + rest;
     }
     info!("agent stopped; the data path keeps running");
-    Ok(())
+    Ok(Ended::Stopped)
 }
 
 /// Gives the container runtime what it needs, after a pass without errors; whether it has it.
