@@ -109,6 +109,12 @@ fn flat(backend: Backend) -> [(&'static str, Way); 1] {
     [("", if backend == Backend::Vxlan { Way::Encap } else { Way::Direct })]
 }
 
+/// On one link: asks every node for a backend, one after the other.
+pub(crate) fn change_all(lab: &mut Lab, backend: Backend) -> anyhow::Result<()> {
+    prepare(lab)?;
+    lab.nodes.iter().try_for_each(|node| change(node, backend, &flat(backend)))
+}
+
 /// The change, under floods between pods both ways and between hosts and pods; nothing may be lost.
 fn flooded(lab: &mut Lab, what: &str, action: impl FnOnce(&mut Lab) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let last = lab.nodes.len();
@@ -163,8 +169,7 @@ fn mixed_wishes(lab: &mut Lab) -> anyhow::Result<()> {
 }
 
 fn rerouted(lab: &mut Lab) -> anyhow::Result<()> {
-    prepare(lab)?;
-    lab.nodes.iter().try_for_each(|node| change(node, Backend::Direct, &flat(Backend::Direct)))?;
+    change_all(lab, Backend::Direct)?;
     let router = lab.underlay.place(1).router;
     let addresses = [lab.nodes[0].address, lab.nodes[1].address];
     for (verb, way) in [("add", Way::Encap), ("delete", Way::Direct)] {
@@ -178,13 +183,12 @@ fn rerouted(lab: &mut Lab) -> anyhow::Result<()> {
         }
         check::all_pods(lab)?;
     }
-    lab.nodes.iter().try_for_each(|node| change(node, Backend::Vxlan, &flat(Backend::Vxlan)))
+    change_all(lab, Backend::Vxlan)
 }
 
 fn forged(lab: &mut Lab) -> anyhow::Result<()> {
-    prepare(lab)?;
     for backend in [Backend::Direct, Backend::Vxlan] {
-        lab.nodes.iter().try_for_each(|node| change(node, backend, &flat(backend)))?;
+        change_all(lab, backend)?;
         let victim = end(lab, "node-1-pod-1")?;
         let server = victim.ns.udp(victim.address, 0)?;
         server.set_read_timeout(Some(AROUND))?;
@@ -212,8 +216,7 @@ fn forged(lab: &mut Lab) -> anyhow::Result<()> {
 }
 
 fn without_programs(lab: &mut Lab) -> anyhow::Result<()> {
-    prepare(lab)?;
-    lab.nodes.iter().try_for_each(|node| change(node, Backend::Direct, &flat(Backend::Direct)))?;
+    change_all(lab, Backend::Direct)?;
     lab.nodes[0].stop_agent()?;
     // The last pin of a link takes the program off.
     fs::remove_dir_all(lab.nodes[0].pins().join("links")).context("remove the links")?;
@@ -231,8 +234,7 @@ fn without_programs(lab: &mut Lab) -> anyhow::Result<()> {
 }
 
 fn full_size(lab: &mut Lab) -> anyhow::Result<()> {
-    prepare(lab)?;
-    lab.nodes.iter().try_for_each(|node| change(node, Backend::HostGw, &flat(Backend::HostGw)))?;
+    change_all(lab, Backend::HostGw)?;
     for node in &mut lab.nodes {
         node.add_pod()?;
     }
@@ -244,7 +246,7 @@ fn full_size(lab: &mut Lab) -> anyhow::Result<()> {
     let ping = Ping { size: u16::try_from(mtu - 28)?, dont_fragment: true, ..Ping::default() };
     ensure!(ping.run(from.ns, to.address)?.received == 1, "a packet as large as the NIC's MTU was lost");
     // Back in the tunnel it is too large, and told so.
-    lab.nodes.iter().try_for_each(|node| change(node, Backend::Vxlan, &flat(Backend::Vxlan)))?;
+    change_all(lab, Backend::Vxlan)?;
     let pong = ping.run(from.ns, to.address)?;
     let told = pong.errors.first().cloned().unwrap_or_default();
     ensure!(pong.received == 0 && told.contains(&(mtu - 50).to_string()), "{pong:?}");
