@@ -197,7 +197,12 @@ impl Status {
     /// Takes in what is known of the cluster.
     pub fn set_cluster(&mut self, topology: &Topology, underlay: Option<&Underlay>) {
         self.node = topology.nodes.get(&self.node_name).map(ThisNode::from);
-        self.peers = topology.nodes.values().filter(|node| node.name != self.node_name).map(|node| Peer::new(node, self.backend, underlay)).collect();
+        self.peers = topology
+            .nodes
+            .values()
+            .filter(|node| node.name != self.node_name)
+            .map(|node| Peer::new(node, self.backend, underlay))
+            .collect();
         self.rejected.clone_from(&topology.rejected);
     }
 

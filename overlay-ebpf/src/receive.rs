@@ -2,8 +2,8 @@
 //! without a tunnel are judged in `direct`.
 
 use crate::count;
-use crate::direct;
 use crate::deliver::{self, Receiver};
+use crate::direct;
 use crate::maps;
 use crate::view::{PACKET_HOST, TcView, XdpView};
 use crate::{PASS, XDP_PASS, XDP_REDIRECT};

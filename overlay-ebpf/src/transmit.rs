@@ -32,13 +32,7 @@ pub(crate) enum Sender {
 /// Sends the packet to the node that has `subnet`, the way it is reached. `header` is the IP header to send, TTL already lowered where this
 /// node is a hop.
 #[inline(always)]
-pub(crate) fn send(
-    view: TcView<'_>,
-    settings: &Settings,
-    subnet: &Subnet,
-    header: &Ipv4Header,
-    sender: Sender,
-) -> Result<i32, DropReason> {
+pub(crate) fn send(view: TcView<'_>, settings: &Settings, subnet: &Subnet, header: &Ipv4Header, sender: Sender) -> Result<i32, DropReason> {
     match subnet.reach {
         reach::ENCAP => encapsulate(view, settings, subnet, header, sender),
         reach::DIRECT => forward(view, subnet, header, sender),
@@ -59,13 +53,7 @@ fn forward(mut view: TcView<'_>, subnet: &Subnet, header: &Ipv4Header, sender: S
 
 /// Encapsulates the packet and redirects it to the NIC.
 #[inline(always)]
-fn encapsulate(
-    mut view: TcView<'_>,
-    settings: &Settings,
-    subnet: &Subnet,
-    inner: &Ipv4Header,
-    sender: Sender,
-) -> Result<i32, DropReason> {
+fn encapsulate(mut view: TcView<'_>, settings: &Settings, subnet: &Subnet, inner: &Ipv4Header, sender: Sender) -> Result<i32, DropReason> {
     let len = view.len(0);
     // SAFETY: the helper reads the context it is given. Before the headers change: the hash is the inner flow's.
     let hash = unsafe { bpf_get_hash_recalc(view.0.skb.skb) };

@@ -121,8 +121,10 @@ mod tests {
     #[test]
     fn reads_what_flannels_manifest_ships() {
         let text = r#"{ "Network": "10.244.0.0/16", "EnableNFTables": false, "Backend": { "Type": "vxlan" } }"#;
-        assert_eq!(NetConf::parse(text), Ok(NetConf {
-            network: Some("10.244.0.0/16".parse().unwrap()), backend: Some(Backend::Vxlan), ..NetConf::default() }));
+        assert_eq!(
+            NetConf::parse(text),
+            Ok(NetConf { network: Some("10.244.0.0/16".parse().unwrap()), backend: Some(Backend::Vxlan), ..NetConf::default() })
+        );
     }
 
     #[test]

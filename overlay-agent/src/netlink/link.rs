@@ -1,9 +1,9 @@
 //! Devices and their IPv4 addresses, read.
 
-use ipnet::Ipv4Net;
 use super::error::Naming;
 use super::{Error, Failure, Message, Netlink};
 use crate::model::Mac;
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_core::NLM_F_ACK;
 use rtnetlink::packet_route::AddressFamily;

@@ -49,8 +49,10 @@ impl Netlink {
             .try_collect()
             .await?;
         let neighbours = self.neighbours().await?;
-        let next_hops =
-            lookups.into_iter().filter_map(|(peer, lookup)| Some((peer, next_hop(peer, &lookup?, (&exits, &addresses), &neighbours)?))).collect();
+        let next_hops = lookups
+            .into_iter()
+            .filter_map(|(peer, lookup)| Some((peer, next_hop(peer, &lookup?, (&exits, &addresses), &neighbours)?)))
+            .collect();
         Ok(Underlay { device, next_hops })
     }
 

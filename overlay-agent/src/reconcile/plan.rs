@@ -43,8 +43,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
     // Putting a route replaces the one with the same destination: that one must not be removed afterwards, the new one would go.
     let replaced: BTreeSet<Ipv4Net> = put.iter().map(Route::destination).collect();
     // Back into the tunnel: what the route leads to the overlay device still is sent as it is until the next step.
-    let past: BTreeSet<Ipv4Net> =
-        routes.iter().filter(|route| matches!(route, Route::Direct { .. })).map(Route::destination).collect();
+    let past: BTreeSet<Ipv4Net> = routes.iter().filter(|route| matches!(route, Route::Direct { .. })).map(Route::destination).collect();
     let (back, rest): (Vec<Route>, Vec<Route>) =
         put.into_iter().partition(|route| matches!(route, Route::Overlay { destination, .. } if past.contains(destination)));
     actions.extend(back.into_iter().map(Action::PutRoute));

@@ -338,13 +338,7 @@ fn directly(cluster: &Desired) -> Desired {
     direct.subnets.insert(net(2), abi::Subnet { reach: abi::reach::DIRECT, ..way(2) });
     direct.nodes.insert(address(2), abi::Node { reach: abi::reach::DIRECT, ..node(2) });
     direct.routes.remove(&overlay_route(2));
-    direct.routes.insert(Route::Direct {
-        destination: net(2),
-        gateway: address(2),
-        ifindex: 2,
-        source: net(1).network(),
-        mtu: None,
-    });
+    direct.routes.insert(Route::Direct { destination: net(2), gateway: address(2), ifindex: 2, source: net(1).network(), mtu: None });
     direct
 }
 

@@ -121,7 +121,9 @@ impl ContenderId {
     #[must_use]
     pub fn what(&self) -> &'static str {
         match self.system {
-            System::Ours { direct: true, .. } => "our agent and its programs with backend host-gw: no tunnel, source checks and counters on",
+            System::Ours { direct: true, .. } => {
+                "our agent and its programs with backend host-gw: no tunnel, source checks and counters on"
+            }
             System::Ours { services: None, steered: true, .. } => "the same, each flow a pod sends kept on one CPU (RPS of its veth)",
             System::Ours { services: None, .. } => "our agent and its programs, source checks and counters on",
             System::Ours { services: Some(_), .. } => "our agent and its programs, kube-proxy's iptables rules beside them",
@@ -244,8 +246,22 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read_again() {
-        let names =
-            ["tc", "xdp", "kernel", "tc-direct", "xdp-redirect-direct", "tc-steered-direct", "tc-5000", "flannel", "flannel-100", "routes", "none", "tc@5000", "xdp-100@7x2", "routes@5000x1"];
+        let names = [
+            "tc",
+            "xdp",
+            "kernel",
+            "tc-direct",
+            "xdp-redirect-direct",
+            "tc-steered-direct",
+            "tc-5000",
+            "flannel",
+            "flannel-100",
+            "routes",
+            "none",
+            "tc@5000",
+            "xdp-100@7x2",
+            "routes@5000x1",
+        ];
         let of_builds = ["old-tc", "v1.2-rc1-xdp-5000@5000", "a-b-kernel", "old-xdp-redirect-direct"];
         for name in names.into_iter().chain(of_builds) {
             assert_eq!(name.parse::<ContenderId>().map(|id| id.to_string()).map_err(|error| error.to_string()), Ok(name.to_owned()));

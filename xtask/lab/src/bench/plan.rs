@@ -90,7 +90,8 @@ const SERVICE_CONNECTION_GOALS: &[GoalSpec] =
 const DIRECT: &[&str] = &["tc-direct", "xdp-redirect-direct", "routes", "flannel", "none"];
 /// The same on the sending side, where the way of receiving does not matter.
 const DIRECT_SEND: &[&str] = &["tc-direct", "routes", "flannel", "none"];
-const DIRECT_RECEIVE_GOALS: &[GoalSpec] = &[at_least("rate", "tc-direct", "routes", 1.5), at_least("rate", "xdp-redirect-direct", "routes", 1.5)];
+const DIRECT_RECEIVE_GOALS: &[GoalSpec] =
+    &[at_least("rate", "tc-direct", "routes", 1.5), at_least("rate", "xdp-redirect-direct", "routes", 1.5)];
 const DIRECT_SEND_GOALS: &[GoalSpec] = &[at_least("rate", "tc-direct", "routes", 1.5)];
 const DIRECT_BULK_GOALS: &[GoalSpec] = &[at_least("throughput", "tc-direct", "routes", 1.0)];
 
@@ -252,13 +253,7 @@ pub const ROWS: &[RowSpec] = &[
         Work::Bulk(Between::Pods, Wire::MtuSized, 1),
         (DIRECT_SEND, DIRECT_BULK_GOALS),
     ),
-    row(
-        PLAIN,
-        "direct-requests-16",
-        "Requests without a tunnel, 16 connections",
-        Work::Requests(Between::Pods, 16),
-        (DIRECT_SEND, &[]),
-    ),
+    row(PLAIN, "direct-requests-16", "Requests without a tunnel, 16 connections", Work::Requests(Between::Pods, 16), (DIRECT_SEND, &[])),
     row(SERVICES, "service-packets", "Send to a Service, 1,000 flows", Work::Packets(Path::Service, FLOWS), (PROXIED, SERVICE_GOALS)),
     row(SERVICES, "service-answers", "Answers of a Service, 1,000 flows", Work::Packets(Path::Answers, FLOWS), (PROXIED, SERVICE_GOALS)),
     row(

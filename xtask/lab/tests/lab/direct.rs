@@ -143,9 +143,7 @@ fn flooded(lab: &mut Lab, what: &str, action: impl FnOnce(&mut Lab) -> anyhow::R
 
 fn every_backend(lab: &mut Lab) -> anyhow::Result<()> {
     prepare(lab)?;
-    for (from, to) in
-        [(Backend::Vxlan, Backend::Direct), (Backend::Direct, Backend::HostGw), (Backend::HostGw, Backend::Vxlan)]
-    {
+    for (from, to) in [(Backend::Vxlan, Backend::Direct), (Backend::Direct, Backend::HostGw), (Backend::HostGw, Backend::Vxlan)] {
         let before = counters(lab);
         flooded(lab, &format!("{} to {}", from.name(), to.name()), |lab| {
             lab.nodes.iter().try_for_each(|node| change(node, to, &flat(to)))
@@ -247,6 +245,7 @@ fn full_size(lab: &mut Lab) -> anyhow::Result<()> {
     ensure!(ping.run(from.ns, to.address)?.received == 1, "a packet as large as the NIC's MTU was lost");
     // Back in the tunnel it is too large, and told so.
     change_all(lab, Backend::Vxlan)?;
+    let (from, to) = (end(lab, "node-1-pod-2")?, end(lab, "node-2-pod-2")?);
     let pong = ping.run(from.ns, to.address)?;
     let told = pong.errors.first().cloned().unwrap_or_default();
     ensure!(pong.received == 0 && told.contains(&(mtu - 50).to_string()), "{pong:?}");
@@ -298,9 +297,7 @@ fn crossing(lab: &mut Lab) -> anyhow::Result<()> {
     prepare(lab)?;
     // Nodes 1 and 3 are neighbours, node 2 is behind the router.
     let ways = |node: &Node| if node.name == "node-2" { vec![("", Way::Encap)] } else { vec![("", Way::Direct), ("node-2", Way::Encap)] };
-    flooded(lab, "vxlan to direct over a router", |lab| {
-        lab.nodes.iter().try_for_each(|node| change(node, Backend::Direct, &ways(node)))
-    })?;
+    flooded(lab, "vxlan to direct over a router", |lab| lab.nodes.iter().try_for_each(|node| change(node, Backend::Direct, &ways(node))))?;
     check::all_pods(lab)?;
     flooded(lab, "direct to vxlan over a router", |lab| {
         lab.nodes.iter().try_for_each(|node| change(node, Backend::Vxlan, &[("", Way::Encap)]))

@@ -1,15 +1,13 @@
 //! Rows F1–F6: packets between neighbouring nodes without a tunnel, as they come in and as they leave.
 
 use overlay_common::counters::Flow;
-use overlay_common::reason::DropReason::{
-    self, DirectSource, InnerHeader, InnerIpOptions, InnerNoPod, InnerTtl, PodSourceAddress,
-};
+use overlay_common::reason::DropReason::{self, DirectSource, InnerHeader, InnerIpOptions, InnerNoPod, InnerTtl, PodSourceAddress};
 
 use crate::case::{Case, Expect};
 use crate::packet::{Addr, Eth, Ipv4, MORE_FRAGMENTS, Mac, pattern, protocol};
 use crate::world::{
-    A, A_GATEWAY, A_MAC, B, B_GATEWAY, B_MAC, B_POD, C_POD, D_POD, DIRECT_MTU, E_POD, EXTERNAL, G_GATEWAY, G_MAC, G_POD, H_POD, NO_POD, POD,
-    POD2, ROUTER_MAC, SERVICE, STRANGER, at_pod, from_pod,
+    A, A_GATEWAY, A_MAC, B, B_GATEWAY, B_MAC, B_POD, C_POD, D_POD, DIRECT_MTU, E_POD, EXTERNAL, G_GATEWAY, G_MAC, G_POD, H_POD, NO_POD,
+    POD, POD2, ROUTER_MAC, SERVICE, STRANGER, at_pod, from_pod,
 };
 
 /// A frame to this node's NIC.
@@ -66,9 +64,13 @@ fn delivered() -> Vec<Case> {
 fn forged() -> Vec<Case> {
     let ip = udp(G_POD, POD.addr);
     let mut cases = Vec::new();
-    for (name, mac) in
-        [("a stranger's", [0x02, 0xee, 0, 0, 0, 1]), ("another node's", B_MAC), ("a router's", ROUTER_MAC), ("our own", A_MAC), ("zero", [0; 6])]
-    {
+    for (name, mac) in [
+        ("a stranger's", [0x02, 0xee, 0, 0, 0, 1]),
+        ("another node's", B_MAC),
+        ("a router's", ROUTER_MAC),
+        ("our own", A_MAC),
+        ("zero", [0; 6]),
+    ] {
         cases.push(dropped("F2", format!("the Ethernet source is {name}"), mac, &ip, DirectSource));
     }
     for (name, source, mac) in [

@@ -6,7 +6,8 @@ use overlay_common::reason::DropReason::NoNode;
 use crate::case::{Case, Expect};
 use crate::packet::{Addr, Eth, Ipv4, pattern, protocol};
 use crate::world::{
-    A_GATEWAY, A_MAC, A_VTEP, B, B_GATEWAY, B_MAC, B_POD, B_VTEP, C, C_POD, C_VTEP, D, D_POD, E_POD, F_POD, G_MAC, G_POD, H_POD, MTU, POD, ROUTER_MAC, encapsulated,
+    A_GATEWAY, A_MAC, A_VTEP, B, B_GATEWAY, B_MAC, B_POD, B_VTEP, C, C_POD, C_VTEP, D, D_POD, E_POD, F_POD, G_MAC, G_POD, H_POD, MTU, POD,
+    ROUTER_MAC, encapsulated,
 };
 
 /// Cases of `from_host`.
