@@ -8,7 +8,6 @@ use anyhow::{Context as _, ensure};
 use overlay_agent::backend::{Backend, Way};
 use overlay_lab::agent::ReceiveMode;
 use overlay_lab::lab::{Lab, LabConfig};
-use overlay_lab::netns::Ns;
 use overlay_lab::node::Node;
 use overlay_lab::probe::flood::Flood;
 use overlay_lab::probe::ping::Ping;
@@ -122,8 +121,7 @@ fn flooded(lab: &mut Lab, what: &str, action: impl FnOnce(&mut Lab) -> anyhow::R
     {
         let pod = |number: usize| end(lab, &format!("node-{number}-pod-1")).map(|pod| (pod.ns, pod.address));
         let host = |number: usize| (&lab.nodes[number - 1].ns, lab.nodes[number - 1].gateway());
-        let pairs: [((&Ns, Ipv4Addr), (&Ns, Ipv4Addr)); 4] =
-            [(pod(1)?, pod(2)?), (pod(last)?, pod(1)?), (host(1), pod(2)?), (pod(2)?, host(last))];
+        let pairs = [(pod(1)?, pod(2)?), (pod(last)?, pod(1)?), (host(1), pod(2)?), (pod(2)?, host(last))];
         for ((from, source), (to, address)) in pairs {
             floods.push(Flood::start(from, source, to, address, RATE)?);
         }
