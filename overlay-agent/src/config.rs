@@ -1,19 +1,22 @@
 //! The validated configuration: flags, environment and file made one.
 //!
-//! Reads the configuration file and the host name; touches nothing else. A `Config` that exists is usable: every value was checked.
+//! Reads the configuration file and the host name, and follows the files; touches nothing else. A `Config` that exists is usable: every value was checked.
 
 mod error;
 mod file;
 mod merge;
 mod named;
 mod runtime;
+mod watch;
 
 pub use error::{ConfigError, Problem, Wrong};
 pub use file::known_names;
 pub(crate) use file::nearest;
 pub use named::FileProblem;
+pub use watch::{News, Watch};
 
 use crate::address::Method;
+use crate::backend::Backend;
 use crate::cli::{LogFormat, ReceiveMode, Settings};
 use crate::install::{RuntimePlaces, Template};
 use crate::serve::Listen;
@@ -47,6 +50,8 @@ pub struct Config {
     pub publish: bool,
     /// The NIC that carries the tunnel; `None`: the one that has this node's address.
     pub underlay_interface: Option<String>,
+    /// How packets get to other nodes.
+    pub backend: Backend,
     /// VXLAN network identifier, 1 to 2^24 - 1.
     pub vni: u32,
     /// VXLAN UDP port.
@@ -129,6 +134,7 @@ impl Config {
             address: settings.public_ip.map(Method::Explicit).or(settings.node_address).unwrap_or_default(),
             publish,
             underlay_interface: settings.underlay_interface,
+            backend: settings.backend.or(net_conf.backend).unwrap_or_default(),
             vni: settings.vni.or(net_conf.vni).unwrap_or(DEFAULT_VNI),
             port: settings.port.or(net_conf.port).unwrap_or(DEFAULT_PORT),
             receive_mode: settings.receive_mode.unwrap_or_default(),

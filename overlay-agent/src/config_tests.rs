@@ -1,5 +1,6 @@
 use super::file::{command, parse_file};
 use super::*;
+use crate::backend::Backend;
 use crate::cli::Places;
 use crate::install::DEFAULT_LIST_NAME;
 
@@ -102,6 +103,7 @@ public-ip: 192.0.2.9
 node-address: interface=eth1,ens*
 publish: false
 underlay-interface: eth1
+backend: host-gw
 vni: 77
 port: 4789
 receive-mode: tc
@@ -134,6 +136,7 @@ log-format: json
             address: Method::Explicit("192.0.2.9".parse().unwrap()),
             publish: false,
             underlay_interface: Some("eth1".to_owned()),
+            backend: Backend::HostGw,
             vni: 77,
             port: 4789,
             receive_mode: ReceiveMode::Tc,

@@ -5,6 +5,7 @@
 //! only [`firewall`] runs nft and iptables.
 
 pub mod address;
+pub mod backend;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -6,12 +6,12 @@ use ipnet::Ipv4Net;
 use overlay_agent::cli::{CleanupArgs, Cli, Command, Foreign, LogFormat, MeasureArgs, OutputFormat, RunArgs, StatusArgs};
 use overlay_agent::cluster::publish;
 use overlay_agent::cni::ipam::Store;
-use overlay_agent::config::{Config, ConfigError, Directories};
+use overlay_agent::config::{Config, ConfigError, Directories, Watch};
 use overlay_agent::datapath::{Detours, PinDir, Tables};
 use overlay_agent::leftovers::{self, Leftovers};
 use overlay_agent::measure::{self, Record};
 use overlay_agent::netlink::Netlink;
-use overlay_agent::reconcile;
+use overlay_agent::reconcile::{self, run::Ended};
 use overlay_agent::status::{self, Readings, StateDir, Style};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
@@ -38,10 +38,22 @@ fn main() -> ExitCode {
 }
 
 fn run(args: RunArgs) -> Result<ExitCode> {
-    let config = Config::load(args.settings, args.config.as_deref())?;
-    start_log(config.log_format);
-    runtime()?.block_on(reconcile::run::run(&config))?;
-    Ok(ExitCode::SUCCESS)
+    let mut watch = Watch::new(args.settings, args.config)?;
+    start_log(watch.config().log_format);
+    let mut good: Option<Config> = None;
+    loop {
+        let config = watch.config().clone();
+        // A runtime for each configuration: whatever ran with the old one ends with it. Programs, maps and pods do not notice.
+        match (runtime()?.block_on(reconcile::run::run(&config, &mut watch)), good.take()) {
+            (Ok(Ended::Stopped), _) => return Ok(ExitCode::SUCCESS),
+            (Ok(Ended::Reconfigured), _) => good = Some(config),
+            (Err(error), Some(last)) => {
+                tracing::error!(error = format!("{error:#}"), "the new configuration does not work; back to the last good one");
+                watch.go_back(last);
+            }
+            (Err(error), None) => return Err(error),
+        }
+    }
 }
 
 /// Starts the log on standard error. `RUST_LOG` chooses what is told, by default everything from `info` up.

@@ -132,6 +132,8 @@ pub struct ClusterNode {
     pub pod_cidr: Ipv4Net,
     /// MAC of its tunnel end: by annotation, ours or flannel's, else derived from `address`.
     pub vtep_mac: Mac,
+    /// It runs flannel's host-gw backend: there is no tunnel end.
+    pub no_tunnel: bool,
     /// Something an operator should look at; the node is used nevertheless.
     pub notice: Option<String>,
 }
@@ -220,6 +222,12 @@ pub struct NextHop {
     pub mac: Option<Mac>,
     /// State of the neighbour entry.
     pub state: NeighbourState,
+    /// Bytes the route says its way carries, if it says so.
+    pub mtu: Option<u32>,
+    /// The node's address is in a network of the NIC, whatever the route to it: it may send here as a neighbour.
+    pub on_link: bool,
+    /// MAC of the node itself, when the neighbour table has it.
+    pub node_mac: Option<Mac>,
 }
 
 /// What the host's network says about the world outside: read from netlink, input to `desired`.
@@ -241,11 +249,34 @@ pub enum Route {
         /// This node's gateway address.
         source: Ipv4Addr,
     },
+    /// `<destination> via <gateway> dev <NIC> src <source>`: the pods of a peer that is sent packets as they are.
+    Direct {
+        /// The peer's pod network.
+        destination: Ipv4Net,
+        /// The peer.
+        gateway: Ipv4Addr,
+        /// The NIC.
+        ifindex: u32,
+        /// This node's gateway address.
+        source: Ipv4Addr,
+        /// Bytes the way carries, if less than the NIC's MTU.
+        mtu: Option<u32>,
+    },
     /// `unreachable <destination>`: this node's pod network, so that an address without a pod is answered and never routed out.
     Unreachable {
         /// This node's pod network.
         destination: Ipv4Net,
     },
+}
+
+impl Route {
+    /// Where it leads.
+    #[must_use]
+    pub const fn destination(&self) -> Ipv4Net {
+        match *self {
+            Self::Overlay { destination, .. } | Self::Direct { destination, .. } | Self::Unreachable { destination } => destination,
+        }
+    }
 }
 
 /// `rtm_protocol` of our routes and `proto` of our neighbours: a number no routing daemon of iproute2's `rt_protos` has.

@@ -14,6 +14,7 @@ pub use render::{Readings, Style, render_json, render_text};
 pub(crate) use render::{drops, flows};
 pub use state_dir::{LockError, StateDir, StatusError};
 
+use crate::backend::{Backend, Way};
 use crate::cluster::publish::PublishStatus;
 use crate::cluster::{Health, SourceState};
 use crate::firewall;
@@ -49,6 +50,9 @@ pub struct Status {
     /// How pods' packets leave the cluster; absent until it was looked at.
     #[serde(default)]
     pub firewall: Option<FirewallStatus>,
+    /// How packets are to get to them. An older agent does not say.
+    #[serde(default)]
+    pub backend: Backend,
     /// Every other node that is used, by name.
     pub peers: Vec<Peer>,
     /// Nodes that are left out.
@@ -65,6 +69,9 @@ pub struct Status {
     /// Why health and metrics cannot be asked for, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_problem: Option<String>,
+    /// Why the configuration files are not what is in use, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration_problem: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -141,16 +148,6 @@ pub struct FirewallStatus {
     pub problems: Vec<String>,
 }
 
-/// How packets get to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Path {
-    /// By VXLAN.
-    Encap,
-    /// Not at all: this host has no route to the node's address.
-    NoRoute,
-}
-
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -163,7 +160,7 @@ pub struct Peer {
     /// MAC of its tunnel end.
     pub vtep_mac: Mac,
     /// How packets get there.
-    pub path: Path,
+    pub path: Way,
     /// The neighbour packets are handed to: a router or the node itself.
     pub next_hop: Option<Ipv4Addr>,
     /// State of the neighbour.
@@ -200,12 +197,14 @@ impl Status {
             underlay: None,
             receive: None,
             firewall: None,
+            backend: Backend::default(),
             peers: Vec::new(),
             rejected: Vec::new(),
             runtime: None,
             leftovers: None,
             stray_pods: None,
             endpoint_problem: None,
+            configuration_problem: None,
             last_pass: None,
         }
     }
@@ -213,7 +212,12 @@ impl Status {
     /// Takes in what is known of the cluster.
     pub fn set_cluster(&mut self, topology: &Topology, underlay: Option<&Underlay>) {
         self.node = topology.nodes.get(&self.node_name).map(ThisNode::from);
-        self.peers = topology.nodes.values().filter(|node| node.name != self.node_name).map(|node| Peer::new(node, underlay)).collect();
+        self.peers = topology
+            .nodes
+            .values()
+            .filter(|node| node.name != self.node_name)
+            .map(|node| Peer::new(node, self.backend, underlay))
+            .collect();
         self.rejected.clone_from(&topology.rejected);
     }
 
@@ -278,6 +282,7 @@ impl Status {
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
         problems.extend(self.leftovers.clone());
         problems.extend(self.stray_pods.clone());
+        problems.extend(self.configuration_problem.clone());
         problems.extend(self.endpoint_problem.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
@@ -298,14 +303,14 @@ impl From<&ClusterNode> for ThisNode {
 }
 
 impl Peer {
-    fn new(node: &ClusterNode, underlay: Option<&Underlay>) -> Self {
+    fn new(node: &ClusterNode, backend: Backend, underlay: Option<&Underlay>) -> Self {
         let next_hop = underlay.and_then(|underlay| underlay.next_hops.get(&node.address));
         Self {
             name: node.name.clone(),
             pod_cidr: node.pod_cidr,
             address: node.address,
             vtep_mac: node.vtep_mac,
-            path: if next_hop.is_some() { Path::Encap } else { Path::NoRoute },
+            path: underlay.map_or(Way::NoRoute, |underlay| Way::to(node, backend, next_hop, &underlay.device)),
             next_hop: next_hop.map(|next_hop| next_hop.address),
             next_hop_state: next_hop.map_or(NeighbourState::Absent, |next_hop| next_hop.state),
             next_hop_mac: next_hop.and_then(|next_hop| next_hop.mac),
@@ -313,14 +318,18 @@ impl Peer {
         }
     }
 
-    fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let Self { name, address, .. } = self;
         match (self.path, self.next_hop) {
-            (Path::Encap, Some(next_hop)) if self.next_hop_state == NeighbourState::Failed => {
+            (Way::Encap | Way::Direct, Some(next_hop)) if self.next_hop_state == NeighbourState::Failed => {
                 Some(format!("node {name} cannot be reached: next hop {next_hop} does not answer ARP"))
             }
-            (Path::Encap, _) => None,
-            (Path::NoRoute, _) => Some(format!("node {name} cannot be reached: this host has no route to {address}")),
+            (Way::Encap | Way::Direct, _) => None,
+            (Way::BehindRouter, Some(next_hop)) => {
+                let by = if next_hop == *address { "by another NIC".to_owned() } else { format!("behind router {next_hop}") };
+                Some(format!("node {name} cannot be reached without a tunnel, as host-gw wants: {address} is {by}; backend: direct can"))
+            }
+            (Way::NoRoute | Way::BehindRouter, _) => Some(format!("node {name} cannot be reached: this host has no route to {address}")),
         }
     }
 }

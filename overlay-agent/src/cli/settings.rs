@@ -2,6 +2,7 @@
 
 use super::values::{LogFormat, MIN_MTU, ReceiveMode, api_server, interface_name, list_name, network, node_name};
 use crate::address::Method;
+use crate::backend::Backend;
 use crate::serve::Listen;
 use clap::Args;
 use ipnet::Ipv4Net;
@@ -79,6 +80,9 @@ pub struct Settings {
     /// The NIC that carries the tunnel [default: the one that has this node's address]
     #[arg(long, value_name = "NIC", value_parser = interface_name, help_heading = "Tunnel")]
     pub underlay_interface: Option<String>,
+    /// How packets get to other nodes, for each as its routes are [default: vxlan]
+    #[arg(long, value_name = "BACKEND", help_heading = "Tunnel")]
+    pub backend: Option<Backend>,
     /// Take the tunnel's settings from flannel's net-conf.json; what is set here as well wins
     #[arg(long, value_name = "FILE", help_heading = "Tunnel")]
     pub net_conf: Option<PathBuf>,
@@ -91,7 +95,7 @@ pub struct Settings {
     /// How tunnel packets are received [default: auto]
     #[arg(long, value_name = "MODE", help_heading = "Tunnel")]
     pub receive_mode: Option<ReceiveMode>,
-    /// Bytes the underlay carries between nodes, if less than the MTU of the NIC; pods get 50 less [default: MTU of the NIC]
+    /// Bytes the underlay carries between nodes, if less than the MTU of the NIC; pods get 50 less, or with host-gw the same [default: MTU of the NIC]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(MIN_MTU)..=65_535), help_heading = "Tunnel")]
     pub mtu: Option<u32>,
 

@@ -1,5 +1,6 @@
 //! The values settings can have: words to choose from, and checks of what is written freely.
 
+use crate::backend::Backend;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use http::Uri;
@@ -51,6 +52,21 @@ impl ValueEnum for ReceiveMode {
             Self::XdpRedirect => "XDP in the driver of the NIC, and from there straight into the pod; for NICs that fill in checksums",
             Self::Tc => "TC ingress of the NIC",
             Self::Kernel => "the kernel's vxlan device, checked afterwards",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
+}
+
+impl ValueEnum for Backend {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Vxlan => "in VXLAN, to every node",
+            Self::Direct => "as they are to nodes of the same subnet, in VXLAN to others; flannel's DirectRouting, Calico's CrossSubnet",
+            Self::HostGw => "as they are to every node; one behind a router is an error",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }

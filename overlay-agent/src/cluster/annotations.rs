@@ -90,6 +90,11 @@ pub(super) fn own_vtep_mac(annotations: &Annotations, address: Ipv4Addr) -> Mac 
     ours.or_else(flannels).unwrap_or_else(|| Mac::derived_from(address))
 }
 
+/// The node runs flannel's host-gw backend.
+pub(super) fn has_no_tunnel(annotations: &Annotations) -> bool {
+    annotations.get(BACKEND_TYPE).is_some_and(|backend| backend == "host-gw")
+}
+
 /// The MAC flannel published, `None` if it published none, an error if what it published cannot be understood.
 fn published_mac(annotations: &Annotations) -> Result<Option<Mac>, String> {
     let Some(text) = annotations.get(BACKEND_DATA) else { return Ok(None) };

@@ -16,6 +16,7 @@ fn candidate(name: &str, created: Option<i64>, address: &str, pod_cidr: &str) ->
             internal_ip: Some(address),
             pod_cidr: pod_cidr.parse().unwrap(),
             vtep_mac: Mac::derived_from(address),
+            no_tunnel: false,
             notice: None,
         }),
     }

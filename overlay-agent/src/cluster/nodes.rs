@@ -109,7 +109,8 @@ fn cluster_node(name: &str, node: &Node) -> Result<ClusterNode, String> {
     let mut notices = annotations::unknown(annotations);
     let vtep_mac = annotations::vtep_mac(annotations, address, &mut notices);
     let notice = (!notices.is_empty()).then(|| notices.join("; "));
-    Ok(ClusterNode { name: name.to_owned(), address, given_by, internal_ip: internal_ip.ok(), pod_cidr, vtep_mac, notice })
+    let no_tunnel = annotations::has_no_tunnel(annotations);
+    Ok(ClusterNode { name: name.to_owned(), address, given_by, internal_ip: internal_ip.ok(), pod_cidr, vtep_mac, no_tunnel, notice })
 }
 
 // === podCIDR ===

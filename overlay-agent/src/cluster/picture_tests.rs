@@ -23,6 +23,7 @@ fn candidate(number: u8, life: u32) -> Candidate {
             internal_ip: Some(address),
             pod_cidr,
             vtep_mac: Mac::derived_from(address),
+            no_tunnel: false,
             notice: None,
         }),
         name,

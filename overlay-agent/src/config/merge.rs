@@ -16,6 +16,7 @@ impl Settings {
             node_address: self.node_address.or(other.node_address),
             publish: self.publish.or(other.publish),
             underlay_interface: self.underlay_interface.or(other.underlay_interface),
+            backend: self.backend.or(other.backend),
             vni: self.vni.or(other.vni),
             port: self.port.or(other.port),
             receive_mode: self.receive_mode.or(other.receive_mode),

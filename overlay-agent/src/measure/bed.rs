@@ -4,6 +4,7 @@
 
 use super::{MeasureError, Rung, Work, frames, work};
 use crate::address::Method;
+use crate::backend::Backend;
 use crate::cli::{LogFormat, ReceiveMode};
 use crate::cluster::{Health, SourceKind, SourceState};
 use crate::config::{self, Config, Directories, Source};
@@ -118,6 +119,7 @@ impl Place {
             internal_ip: Some(self.address),
             pod_cidr: Ipv4Net::new_assert(self.pod, 24).trunc(),
             vtep_mac: Mac::derived_from(self.address),
+            no_tunnel: false,
             notice: None,
         }
     }
@@ -215,6 +217,7 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
         address: Method::default(),
         publish: false,
         underlay_interface: None,
+        backend: Backend::Vxlan,
         vni: config::DEFAULT_VNI,
         port: config::DEFAULT_PORT,
         receive_mode: match rung {

@@ -4,7 +4,7 @@ use super::own_node::OwnNode;
 use super::pass::Node;
 use crate::clock::now;
 use crate::cluster::{self, Memory, Subscription, saved};
-use crate::config::Config;
+use crate::config::{Config, News, Watch};
 use crate::datapath::PinDir;
 use crate::install::Installer;
 use crate::netlink::{Events, Netlink, sysctl};
@@ -28,14 +28,25 @@ const LONGEST_REST: Duration = Duration::from_millis(800);
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// Runs the agent of this node until SIGTERM or SIGINT. The data path keeps running afterwards.
+/// Why the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// There is another configuration: it is to be run again with that.
+    Reconfigured,
+}
+
+/// Runs the agent of this node until SIGTERM or SIGINT, or until `watch` has another configuration than `config`. The data path keeps running
+/// afterwards.
 ///
 /// # Errors
 /// When the node cannot be taken over: no privileges, no bpffs, another agent. What goes wrong later is reported and tried again.
-pub async fn run(config: &Config) -> Result<()> {
+pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
     let mut state_dir = StateDir::new(config.directories.state_dir.clone());
     let _lock = state_dir.lock()?;
     let mut stop = Stop::new()?;
+    watch.start();
     let netlink = Netlink::connect()?;
     if let Err(error) = sysctl::enable_forwarding() {
         warn!(%error, "packets of pods will not be forwarded to the outside");
@@ -50,6 +61,7 @@ pub async fn run(config: &Config) -> Result<()> {
     let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval), memory);
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
     let mut own = OwnNode::new(config, netlink.clone());
+    status.backend = config.backend;
     let mut runtime = config.runtime.clone().map(|(places, template)| Installer::new(places, template)).transpose()?;
     for notice in &config.notices {
         warn!(notice, "not done as asked");
@@ -63,6 +75,14 @@ pub async fn run(config: &Config) -> Result<()> {
     loop {
         tokio::select! {
             () = stop.requested() => break,
+            news = watch.next() => match news {
+                News::Changed => return Ok(Ended::Reconfigured),
+                News::Problem(problem) => {
+                    status.configuration_problem = problem;
+                    due = due.min(rested.max(Instant::now()));
+                    continue;
+                }
+            },
             reason = next_reason(&mut source, &mut events, (&mut runtime, &mut own)) => {
                 debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
                 due = due.min(rested.max(Instant::now() + SETTLE));
@@ -100,7 +120,7 @@ pub async fn run(config: &Config) -> Result<()> {
         rested = Instant::now() + rest;
     }
     info!("agent stopped; the data path keeps running");
-    Ok(())
+    Ok(Ended::Stopped)
 }
 
 /// Gives the container runtime what it needs, after a pass without errors; whether it has it.

@@ -1,6 +1,7 @@
 //! The status for a person, as tables, and for a program, as one JSON object.
 
-use super::{Path, Peer, PodStatus, Status, Wiring};
+use super::{Peer, PodStatus, Status, Wiring};
+use crate::backend::{Backend, Way};
 use crate::cluster::Health;
 use crate::datapath::Detours;
 use crate::model::NeighbourState;
@@ -155,7 +156,7 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
             Cell::new(format!("{} (index {}{kind}), {}, MTU {} bytes", underlay.device, underlay.ifindex, underlay.mac, underlay.mtu)),
         );
         row("pod MTU", Cell::new(format!("{} bytes", underlay.overlay_mtu)));
-        row("sends by", Cell::new(format!("vxlan, outer UDP checksum {}: a super-packet can carry no other", underlay.outer_checksum)));
+        row("sends by", Cell::new(sends_by(status.backend, &underlay.outer_checksum)));
     }
     if let Some(receive) = &status.receive {
         row("receives by", Cell::new(format!("{}: {}", receive.mode, receive.reason)));
@@ -202,6 +203,16 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
     table
 }
 
+/// How packets get to other nodes, in general.
+fn sends_by(backend: Backend, checksum: &str) -> String {
+    let vxlan = format!("vxlan, outer UDP checksum {checksum}: a super-packet can carry no other");
+    match backend {
+        Backend::Vxlan => vxlan,
+        Backend::Direct => format!("direct, without a tunnel to neighbours, to others {vxlan}"),
+        Backend::HostGw => "host-gw, without a tunnel, to neighbours only".to_owned(),
+    }
+}
+
 fn source(status: &Status) -> Cell {
     let source = &status.source;
     let (health, colour) = match source.health {
@@ -228,8 +239,10 @@ fn peers(peers: &[Peer], style: Style) -> Table {
     table.set_header(header(&["name", "pods", "address", "VTEP MAC", "path", "next hop", "state", "next hop MAC"]));
     for peer in peers {
         let (path, path_colour) = match peer.path {
-            Path::Encap => ("encap", Color::Green),
-            Path::NoRoute => ("no route", Color::Red),
+            Way::Encap => ("vxlan", Color::Green),
+            Way::Direct => ("direct", Color::Green),
+            Way::NoRoute => ("no route", Color::Red),
+            Way::BehindRouter => ("behind a router", Color::Red),
         };
         let (state, state_colour) = match peer.next_hop_state {
             NeighbourState::Reachable => ("reachable", Color::Green),

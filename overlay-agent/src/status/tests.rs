@@ -1,5 +1,6 @@
 use super::*;
 use crate::address::{Choice, Given};
+use crate::backend::Way;
 use crate::cluster::{SourceError, SourceKind};
 use crate::datapath::Detours;
 use crate::model::{AddressOrigin, NextHop};
@@ -19,6 +20,7 @@ fn node(name: &str, address: [u8; 4], pod_cidr: &str) -> ClusterNode {
         internal_ip: Some(address),
         pod_cidr: pod_cidr.parse().unwrap(),
         vtep_mac: Mac::derived_from(address),
+        no_tunnel: false,
         notice: None,
     }
 }
@@ -43,6 +45,9 @@ fn healthy() -> Status {
         source: [192, 0, 2, 1].into(),
         mac: Some(Mac(mac)),
         state,
+        mtu: None,
+        on_link: true,
+        node_mac: None,
     };
     let underlay = Underlay {
         device: device.clone(),
@@ -78,7 +83,7 @@ fn degraded() -> Status {
     status.peers[0].next_hop_state = NeighbourState::Failed;
     status.peers[0].next_hop_mac = None;
     status.peers[0].notice = Some("look at it".to_owned());
-    status.peers[1].path = Path::NoRoute;
+    status.peers[1].path = Way::NoRoute;
     status.peers[1].next_hop = None;
     status.record_pass(Pass { at: time(61), actions: 1, errors: vec!["cannot write NODES: no memory".to_owned()] });
     status
@@ -113,8 +118,8 @@ Node
 
 Peers (2)
   NAME  PODS           ADDRESS       VTEP MAC           PATH   NEXT HOP     STATE      NEXT HOP MAC
-  b     10.244.2.0/24  192.0.2.2     0e:4f:c0:00:02:02  encap  192.0.2.2    reachable  02:00:00:00:00:02
-  c     10.244.3.0/24  198.51.100.3  0e:4f:c6:33:64:03  encap  192.0.2.254  stale      02:00:00:00:00:fe
+  b     10.244.2.0/24  192.0.2.2     0e:4f:c0:00:02:02  vxlan  192.0.2.2    reachable  02:00:00:00:00:02
+  c     10.244.3.0/24  198.51.100.3  0e:4f:c6:33:64:03  vxlan  192.0.2.254  stale      02:00:00:00:00:fe
 
 Packets
   FLOW          PACKETS    BYTES

@@ -14,6 +14,7 @@ mod check;
 mod cni;
 mod containerd;
 mod detour;
+mod direct;
 mod directions;
 mod endpoint;
 mod faults;
@@ -57,6 +58,7 @@ fn main() {
         services::groups(),
         backends::groups(),
         detour::groups(),
+        direct::groups(),
         leaving::groups(),
         packet_filter::groups(),
         nested::groups(),
