@@ -11,7 +11,7 @@ use crate::datapath::Generator;
 use crate::model::{ClusterNode, Mac, Topology};
 use crate::netlink::{Cable, CableEnd, Namespace, Netlink, ethtool};
 use crate::pod::{self, PodRequest};
-use crate::reconcile::pass::Node;
+use crate::reconcile::pass::{Look, Node};
 use crate::status::Status;
 use frames::{Datagram, Link, Tunnel};
 use ipnet::Ipv4Net;
@@ -166,7 +166,7 @@ impl End {
             let mut status = Status::new(config.node_name.clone(), no_source());
             let complete = runtime()?.block_on(async {
                 let mut node = Node::new(&config, Netlink::connect()?)?;
-                Ok::<_, MeasureError>(node.pass(&topology, &mut status).await)
+                Ok::<_, MeasureError>(node.pass(&topology, Look::Everything, &mut status).await)
             })?;
             if !complete {
                 let errors = status.last_pass.map(|pass| pass.errors.join("; ")).unwrap_or_default();

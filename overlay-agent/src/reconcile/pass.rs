@@ -1,7 +1,11 @@
-//! One pass: look at everything, compute what differs, change only that.
+//! One pass: look, compute what differs, change only that.
+//!
+//! What is looked at depends on the reason, and on nothing else: a pass without an error leaves the kernel in a known state, which is kept,
+//! and news of the cluster alone is compared with that instead of reading it back. From there on both are the same line: desired, plan,
+//! apply. Whatever could make what is kept wrong (an event of the kernel, an error, the timer, news of this very node) reads everything.
 
 use super::apply::{self, Executor};
-use super::plan::plan;
+use super::plan::{plan, reached};
 use super::receive::{self, Rung};
 use crate::clock::now;
 use crate::cni::ipam::{PodRecord, Store};
@@ -11,7 +15,7 @@ use crate::desired::{self, Inputs, desired};
 use crate::firewall::{self, FirewallError};
 use crate::measure::Record;
 use crate::model::{ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{Link, Netlink, OwnRoutes, Strays};
 use crate::pod;
 use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
@@ -20,7 +24,24 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use tracing::{info, warn};
 
-/// What passes work on, and the little they remember: what this process has attached already.
+/// How much is looked at, from less to more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Look {
+    /// The list of nodes. The kernel holds what the last pass left.
+    Cluster,
+    /// The kernel too.
+    Everything,
+}
+
+/// What the last pass left, if it had no error.
+struct Kept {
+    /// This node, as it was then: all but the peers hangs on it.
+    this: ClusterNode,
+    /// What the kernel holds for it.
+    held: Observed,
+}
+
+/// What passes work on, and the little they remember: what this process has attached already, and what the last one left.
 pub struct Node<'a> {
     config: &'a Config,
     netlink: Netlink,
@@ -36,6 +57,9 @@ pub struct Node<'a> {
     /// What the rungs did when they were measured here; asked for when a rung is chosen.
     measured: Option<Record>,
     firewall: firewall::Keeper,
+    /// The host's network as it was last seen.
+    underlay: Option<Underlay>,
+    kept: Option<Kept>,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
     unattached: BTreeSet<u32>,
 }
@@ -60,6 +84,8 @@ impl<'a> Node<'a> {
             pods_replaced: false,
             measured: Record::load(&StateDir::new(config.directories.state_dir.clone())),
             firewall: firewall::Keeper::default(),
+            underlay: None,
+            kept: None,
             unattached: BTreeSet::new(),
         })
     }
@@ -70,13 +96,24 @@ impl<'a> Node<'a> {
     }
 
     /// Makes a pass and records it. Returns whether everything is as it should be.
-    pub async fn pass(&mut self, topology: &Topology, status: &mut Status) -> bool {
+    ///
+    /// It looks at no less than `look`, and at more if what would have to be known without looking is not.
+    pub async fn pass(&mut self, topology: &Topology, look: Look, status: &mut Status) -> bool {
+        let this = topology.nodes.get(&self.config.node_name);
+        // Taken, not borrowed: what is kept is true until something goes wrong.
+        let kept = self.kept.take().filter(|kept| look == Look::Cluster && this == Some(&kept.this) && self.underlay.is_some());
+        let everything = kept.is_none();
         let mut outcome = Outcome::default();
-        if let Err(error) = self.try_pass(topology, status, &mut outcome).await {
-            outcome.errors.push(format!("{error:#}"));
-        }
+        let held = match self.try_pass(topology, kept, status, &mut outcome).await {
+            Ok(held) => held,
+            Err(error) => {
+                outcome.errors.push(format!("{error:#}"));
+                None
+            }
+        };
         // Whatever kept the rest from being done: pods that talk go on talking to the outside.
-        if let Some(this) = topology.nodes.get(&self.config.node_name)
+        if everything
+            && let Some(this) = this
             && let Err(error) = self.keep_firewall(this, status, &mut outcome).await
         {
             outcome.errors.push(format!("packet filter: {error}"));
@@ -85,37 +122,75 @@ impl<'a> Node<'a> {
             warn!(error, "pass incomplete");
         }
         let complete = outcome.errors.is_empty();
+        self.kept = held.zip(this).filter(|_| complete).map(|(held, this)| Kept { this: this.clone(), held });
         status.record_pass(Pass { at: now(), actions: outcome.actions, errors: outcome.errors });
         complete
     }
 
-    async fn try_pass(&mut self, topology: &Topology, status: &mut Status, outcome: &mut Outcome) -> Result<()> {
-        status.set_cluster(topology, None);
+    /// Puts what is known of the cluster into the status.
+    pub fn tell(&self, topology: &Topology, status: &mut Status) {
+        status.set_cluster(topology, self.underlay.as_ref());
+    }
+
+    /// Returns what the kernel holds afterwards, if nothing went wrong; `None` without an error: there is nothing to aim at.
+    async fn try_pass(
+        &mut self,
+        topology: &Topology,
+        kept: Option<Kept>,
+        status: &mut Status,
+        outcome: &mut Outcome,
+    ) -> Result<Option<Observed>> {
         let Some(this) = topology.nodes.get(&self.config.node_name) else {
             // `desired` has the words for it; the kernel stays as it is.
+            self.underlay = None;
             self.explain_absence(topology)?;
-            return Ok(());
+            return Ok(None);
         };
-        let peers: Vec<Ipv4Addr> = topology.nodes.values().filter(|node| node.name != this.name).map(|node| node.address).collect();
-        let underlay = self.netlink.underlay(this.address, self.config.underlay_interface.as_deref(), &peers).await?;
-        status.set_cluster(topology, Some(&underlay));
+        let everything = kept.is_none();
+        let underlay = match self.underlay.take() {
+            Some(underlay) if !everything => self.catch_up(underlay, this, topology).await?,
+            _ => {
+                self.netlink
+                    .underlay(this.address, self.config.underlay_interface.as_deref(), &peers(this, topology).collect::<Vec<_>>())
+                    .await?
+            }
+        };
         let mode = self.receive_mode(&underlay)?;
-        let desired = desired(&self.inputs(topology, &underlay, mode))?;
-        status.set_underlay(&underlay.device, desired.link.mtu);
+        let desired = desired(&self.inputs(topology, &underlay, mode));
+        let device = self.underlay.insert(underlay).device.clone();
+        let desired = desired?;
+        status.set_underlay(&device, desired.link.mtu);
 
-        let observed = self.observe(&desired).await?;
+        let (observed, strays) = match kept {
+            Some(Kept { held, .. }) => (held, Strays::default()),
+            None => self.observe(&desired).await?,
+        };
         let actions = plan(&desired, &observed);
         let overlay_ifindex = observed.link.as_ref().map_or(0, |link| link.ifindex);
+        drop(observed);
         let Self { netlink, tables, datapath, .. } = self;
         let mut executor = Executor { netlink, tables, datapath, overlay_ifindex };
         let errors = executor.apply(&actions).await;
         let overlay_ifindex = executor.overlay_ifindex;
         outcome.actions += actions.len();
         outcome.errors.extend(errors);
+        if everything {
+            self.attach(&device, overlay_ifindex, status, outcome)?;
+            let veths = self.sweep(overlay_ifindex, strays, outcome).await?;
+            self.keep_pods(&veths, desired.link.address, outcome).await?;
+        }
+        Ok(Some(reached(desired, self.tables.settings()?)))
+    }
 
-        self.attach(&underlay.device, overlay_ifindex, status, outcome)?;
-        let veths = self.sweep(overlay_ifindex, outcome).await?;
-        self.keep_pods(&veths, desired.link.address, outcome).await
+    /// The underlay as it was last seen, with the way to the peers there are now: only those that are new are asked for.
+    async fn catch_up(&self, mut underlay: Underlay, this: &ClusterNode, topology: &Topology) -> Result<Underlay> {
+        let addresses: BTreeSet<Ipv4Addr> = peers(this, topology).collect();
+        underlay.next_hops.retain(|address, _| addresses.contains(address));
+        let new: Vec<Ipv4Addr> = addresses.into_iter().filter(|address| !underlay.next_hops.contains_key(address)).collect();
+        if !new.is_empty() {
+            underlay.next_hops.extend(self.netlink.next_hops(&new).await?);
+        }
+        Ok(underlay)
     }
 
     /// Looks at the packet filter and changes what differs.
@@ -154,20 +229,25 @@ impl<'a> Node<'a> {
     }
 
     /// Reads back what the kernel holds.
-    async fn observe(&self, desired: &Desired) -> Result<Observed> {
-        let mut neighbours = self.netlink.managed_neighbours().await?;
-        // A permanent entry, somebody's word for what the MAC is, needs no keeping and is left as it is.
-        let permanent = self.netlink.neighbours().await?.into_iter().filter(|(_, neighbour)| neighbour.permanent);
-        let permanent: BTreeSet<_> = permanent.map(|((ifindex, address), _)| ManagedNeighbour { address, ifindex }).collect();
-        neighbours.extend(desired.neighbours.intersection(&permanent));
-        Ok(Observed {
+    async fn observe(&self, desired: &Desired) -> Result<(Observed, Strays)> {
+        let mut neighbours = BTreeSet::new();
+        for ((ifindex, address), entry) in self.netlink.neighbours().await? {
+            let neighbour = ManagedNeighbour { address, ifindex };
+            // A permanent entry, somebody's word for what the MAC is, needs no keeping and is left as it is.
+            if entry.ours || (entry.permanent && desired.neighbours.contains(&neighbour)) {
+                neighbours.insert(neighbour);
+            }
+        }
+        let OwnRoutes { routes, strays } = self.netlink.own_routes().await?;
+        let observed = Observed {
             link: self.netlink.overlay_link(OVERLAY_DEVICE).await?,
             settings: self.tables.settings()?,
             subnets: self.tables.subnets()?,
             nodes: self.tables.nodes()?,
-            routes: self.netlink.routes().await?,
+            routes,
             neighbours,
-        })
+        };
+        Ok((observed, strays))
     }
 
     /// Attaches programs to devices this process has not attached them to yet, or whose links somebody removed. Maps are filled by now,
@@ -226,8 +306,8 @@ impl<'a> Node<'a> {
     /// opposite order, so that whatever is found has its foundation found too, and a pod just being wired is not taken for one that is gone.
     ///
     /// Returns the veths that are there, by index, with their names.
-    async fn sweep(&mut self, overlay_ifindex: u32, outcome: &mut Outcome) -> Result<Vec<(u32, String)>> {
-        for route in self.netlink.remove_stray_routes().await? {
+    async fn sweep(&mut self, overlay_ifindex: u32, strays: Strays, outcome: &mut Outcome) -> Result<Vec<(u32, String)>> {
+        for route in self.netlink.remove_strays(strays).await? {
             info!(route, "route removed: it has our protocol number and is none of ours");
             outcome.actions += 1;
         }
@@ -292,6 +372,11 @@ impl<'a> Node<'a> {
         }
         Ok(())
     }
+}
+
+/// The addresses of all nodes but this one.
+fn peers(this: &ClusterNode, topology: &Topology) -> impl Iterator<Item = Ipv4Addr> {
+    topology.nodes.values().filter(|node| node.name != this.name).map(|node| node.address)
 }
 
 /// Whether there is such a device, at this moment.
