@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// What makes the pods of our nodes.
     #[arg(long, value_enum, value_name = "RUNTIME", default_value_t = Runtime::Lab)]
     runtime: Runtime,
+    /// Where the agents get the nodes from.
+    #[arg(long, value_enum, value_name = "SOURCE", default_value_t = Source::File)]
+    source: Source,
     /// Stay up afterwards, until Ctrl-C, and print commands to play with.
     #[arg(long)]
     keep: bool,
@@ -57,6 +60,15 @@ enum Runtime {
     Lab,
     /// A containerd on each node: a container each, wired by overlay-cni.
     Containerd,
+}
+
+/// Where the agents get the nodes from.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Source {
+    /// A file every agent follows.
+    File,
+    /// A Kubernetes API server: a development one, in the lab.
+    Kubernetes,
 }
 
 /// How tunnel packets are received.
@@ -90,6 +102,7 @@ fn flags(args: &Args) -> Vec<String> {
         format!("--receive-mode={}", name_of(&args.receive_mode)),
         format!("--foreign={}", args.foreign),
         format!("--runtime={}", name_of(&args.runtime)),
+        format!("--source={}", name_of(&args.source)),
         format!("--output={}", name_of(&args.output)),
     ];
     if args.keep {

@@ -3,6 +3,7 @@
 //! There is one lab at a time in a sandbox: names of namespaces are fixed, so that a person finds them again.
 
 use crate::agent::ReceiveMode;
+use crate::api_server::{Access, ApiServer};
 use crate::foreign::{ForeignNode, Peer};
 use crate::netns::Ns;
 use crate::node::Node;
@@ -31,6 +32,8 @@ pub struct LabConfig {
     pub pods: usize,
     /// What makes the pods of our nodes.
     pub runtime: Runtime,
+    /// Where our agents get the nodes from.
+    pub source: Source,
     /// How our nodes receive.
     pub receive_mode: ReceiveMode,
     /// The underlay carries super-packets with checksums left to do, as virtual links do; else what a wire carries, see
@@ -47,6 +50,7 @@ impl Default for LabConfig {
             foreign: 0,
             pods: 1,
             runtime: Runtime::Lab,
+            source: Source::File,
             receive_mode: ReceiveMode::Auto,
             offloads: true,
         }
@@ -63,6 +67,25 @@ pub enum Runtime {
     Containerd,
 }
 
+/// Where our agents get the nodes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Source {
+    /// A file every agent follows.
+    #[default]
+    File,
+    /// The Kubernetes API, as a server on the router speaks it.
+    Kubernetes,
+}
+
+/// The API server of a lab, and what its clients need.
+#[derive(Debug)]
+pub struct Api {
+    /// It listens on the router, with TLS, for those who have its token.
+    pub server: ApiServer,
+    /// What the agents are started with.
+    pub access: Access,
+}
+
 /// A running lab. Dropped, everything of it goes, agents first.
 #[derive(Debug)]
 pub struct Lab {
@@ -70,8 +93,10 @@ pub struct Lab {
     pub nodes: Vec<Node>,
     /// Nodes with the kernel's vxlan.
     pub foreign: Vec<ForeignNode>,
-    /// The list all agents follow.
+    /// The nodes of the cluster, and the file that all agents follow unless there is an API server.
     pub nodes_file: NodesFile,
+    /// What all agents follow instead, if there is one.
+    pub api: Option<Api>,
     /// What connects the nodes.
     pub underlay: Underlay,
 }
@@ -115,7 +140,12 @@ impl Lab {
         fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
         let nodes_file = NodesFile::new(directory.join("nodes.yaml"));
         let underlay = Underlay::create(config.underlay, config.mtu)?;
-        let mut lab = Self { nodes: Vec::new(), foreign: Vec::new(), nodes_file, underlay };
+        let mut lab = Self { nodes: Vec::new(), foreign: Vec::new(), nodes_file, api: None, underlay };
+        if config.source == Source::Kubernetes {
+            progress("API server on the router");
+            let server = ApiServer::start_secure(&lab.underlay.router, lab.underlay.place(1).router)?;
+            lab.api = Some(Api { access: server.access(&directory)?, server });
+        }
 
         progress("nodes: network namespaces with a NIC each");
         for number in 1..=config.nodes {
@@ -135,9 +165,17 @@ impl Lab {
             lab.nodes.iter_mut().try_for_each(Node::start_runtime)?;
         }
         lab.nodes_file.entries = lab.nodes.iter().map(Node::entry).chain(lab.foreign.iter().map(ForeignNode::entry)).collect();
-        lab.nodes_file.write_atomic()?;
+        for node in &mut lab.nodes {
+            if let Some(Api { access, .. }) = &lab.api {
+                access.aim(&mut node.config);
+            }
+        }
+        lab.publish()?;
 
-        progress("agents: start, load the programs, follow the nodes file");
+        progress(match config.source {
+            Source::File => "agents: start, load the programs, follow the nodes file",
+            Source::Kubernetes => "agents: start, load the programs, follow the API server",
+        });
         // All at once, as on machines of their own.
         for node in &mut lab.nodes {
             node.spawn_agent()?;
@@ -175,7 +213,18 @@ impl Lab {
         Ok(())
     }
 
-    /// Takes a node out of the cluster: its entry out of the nodes file, its pod network out of the router's table, as a cloud's route
+    /// Tells the agents what the list of nodes says now: by the file, or each node to the API server. What was taken out of the list is
+    /// not taken from the server: see [`Self::forget`].
+    ///
+    /// # Errors
+    /// The file system says no.
+    pub fn publish(&self) -> anyhow::Result<()> {
+        let Some(Api { server, .. }) = &self.api else { return self.nodes_file.write_atomic() };
+        self.nodes_file.entries.iter().for_each(|entry| server.put(entry));
+        Ok(())
+    }
+
+    /// Takes a node out of the cluster: its entry out of the list, its pod network out of the router's table, as a cloud's route
     /// controller does. The node itself runs on.
     ///
     /// # Errors
@@ -185,7 +234,10 @@ impl Lab {
         if let Some(pod_cidr) = &entry.pod_cidr {
             self.underlay.router.ip(&format!("route delete {pod_cidr}"))?;
         }
-        self.nodes_file.write_atomic()?;
+        match &self.api {
+            None => self.nodes_file.write_atomic()?,
+            Some(Api { server, .. }) => server.delete(name)?,
+        }
         Ok(entry)
     }
 
@@ -197,8 +249,11 @@ impl Lab {
         if let (Some(pod_cidr), Some(address)) = (&entry.pod_cidr, entry.address) {
             self.underlay.route_pods(pod_cidr.parse()?, address)?;
         }
+        if let Some(Api { server, .. }) = &self.api {
+            server.put(&entry);
+        }
         self.nodes_file.entries.push(entry);
-        self.nodes_file.write_atomic()
+        if self.api.is_none() { self.nodes_file.write_atomic() } else { Ok(()) }
     }
 
     /// Every pod, node by node.

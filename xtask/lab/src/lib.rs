@@ -6,6 +6,7 @@
 //! [`load`] sends as much as the path takes and measures it.
 
 pub mod agent;
+pub mod api_server;
 pub mod bench;
 pub mod bpf;
 pub mod capture;

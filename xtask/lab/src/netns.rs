@@ -110,11 +110,19 @@ impl Ns {
     /// # Errors
     /// The namespace cannot be entered. What the closure returns, errors included, is passed on.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        let file = File::open(self.path()).with_context(|| format!("open network namespace {}", self.name))?;
+        let file = self.open()?;
         on_thread(|| {
             setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter network namespace {}", self.name))?;
             Ok(work())
         })
+    }
+
+    /// A hold on the namespace for who outlives this name of it.
+    ///
+    /// # Errors
+    /// Somebody has deleted it.
+    pub(crate) fn open(&self) -> anyhow::Result<File> {
+        File::open(self.path()).with_context(|| format!("open network namespace {}", self.name))
     }
 
     /// Writes a network sysctl, e.g. `net.ipv4.ip_forward`.
@@ -184,6 +192,14 @@ impl Drop for Ns {
         let _ = umount2(&path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(path);
     }
+}
+
+/// A TCP listener bound in a namespace that [`Ns::open`] gave a hold on.
+pub(crate) fn tcp_listener_in(ns: &File, address: Ipv4Addr, port: u16) -> anyhow::Result<TcpListener> {
+    on_thread(|| {
+        setns(ns, CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;
+        TcpListener::bind((address, port)).with_context(|| format!("listen on TCP {address}:{port}"))
+    })
 }
 
 /// Where `ip netns` keeps the file that stands for a namespace.

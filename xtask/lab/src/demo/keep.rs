@@ -34,7 +34,7 @@ fn commands(lab: &Lab, sandbox: Sandbox) -> anyhow::Result<String> {
         ("what it says", format!("tail -f {}", node.config.state_dir.join("agent.log").display())),
         ("which node has which pods, and how it is reached", format!("bpftool map dump pinned {}/maps/SUBNETS", node.pins().display())),
         ("what may come from which node", format!("bpftool map dump pinned {}/maps/NODES", node.pins().display())),
-        ("the list of nodes: take one out and watch the maps", format!("editor {}", lab.nodes_file.path().display())),
+        nodes(lab),
     ];
     if let Some(containerd) = &node.runtime {
         let place = containerd.place();
@@ -54,4 +54,19 @@ fn commands(lab: &Lab, sandbox: Sandbox) -> anyhow::Result<String> {
         let _ = writeln!(text, "\n  # {what}\n  {command}");
     }
     Ok(text)
+}
+
+/// How to look at the list of nodes, or to change it.
+fn nodes(lab: &Lab) -> (&'static str, String) {
+    let Some(api) = &lab.api else {
+        return ("the list of nodes: take one out and watch the maps", format!("editor {}", lab.nodes_file.path().display()));
+    };
+    let (access, url) = (&api.access, api.server.url());
+    let curl = format!(
+        "ip netns exec {} curl --cacert {} -H \"Authorization: Bearer $(cat {})\" '{url}/api/v1/nodes?watch=true'",
+        lab.underlay.router.name(),
+        access.authority().display(),
+        access.token().display()
+    );
+    ("what the API server tells the agents, as it happens", curl)
 }

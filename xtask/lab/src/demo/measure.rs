@@ -20,13 +20,14 @@ const PINGS: u32 = 3;
 /// Size of the bulk transfer, in bytes.
 const BULK: u64 = 512 << 20;
 
-/// How long the other nodes may take to follow a change of the nodes file.
+/// How long the other nodes may take to follow a change of the list of nodes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Measures everything the demo shows.
 pub(super) fn everything(lab: &mut Lab, progress: &mut Progress) -> anyhow::Result<Report> {
     let mut report = Report { underlay: lab.underlay.kind.name().to_owned(), mtu: lab.underlay.mtu, ..Report::default() };
     report.runtime = runtime(lab)?;
+    report.source = source(lab);
     report.nodes = who_is_who(lab)?;
     progress.step("every pod pings every pod");
     report.pods = matrix(&lab.pods(), &lab.pods())?;
@@ -46,6 +47,14 @@ fn runtime(lab: &Lab) -> anyhow::Result<String> {
         return Ok("network namespaces, wired by the lab".to_owned());
     };
     Ok(format!("containers of {}, one instance on each node, wired by overlay-cni", containerd.version()?))
+}
+
+/// Where the agents got the nodes from, in a sentence.
+fn source(lab: &Lab) -> String {
+    match &lab.api {
+        None => format!("the file {}", lab.nodes_file.path().display()),
+        Some(api) => format!("the Kubernetes API at {}: listed, then watched", api.server.url()),
+    }
 }
 
 fn who_is_who(lab: &Lab) -> anyhow::Result<Vec<NodeReport>> {
@@ -133,11 +142,11 @@ fn maps(lab: &Lab) -> anyhow::Result<Vec<MapReport>> {
         .collect()
 }
 
-/// Takes the last of our nodes out of the nodes file, and puts it back.
+/// Takes the last of our nodes out of the list, and puts it back.
 fn departure(lab: &mut Lab, progress: &mut Progress) -> anyhow::Result<Departure> {
     let node = lab.nodes.last().context("no node")?.name.clone();
     let pod_cidr = lab.nodes.last().context("no node")?.pod_cidr;
-    progress.step(&format!("{node} leaves the nodes file"));
+    progress.step(&format!("{node} leaves the cluster"));
     let start = Instant::now();
     let entry = lab.forget(&node)?;
     let forgotten = wait_known(lab, &node, pod_cidr, false, start)?;

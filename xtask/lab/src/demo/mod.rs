@@ -9,7 +9,7 @@ mod report;
 pub use report::Report;
 
 use crate::agent::ReceiveMode;
-use crate::lab::{Lab, LabConfig, Runtime};
+use crate::lab::{Lab, LabConfig, Runtime, Source};
 use crate::sandbox::Sandbox;
 use crate::underlay::Kind;
 use anyhow::{Context as _, ensure};
@@ -42,6 +42,9 @@ pub struct DemoArgs {
     /// What makes the pods of our nodes
     #[arg(long, default_value = "lab", value_name = "RUNTIME")]
     pub runtime: Runtime,
+    /// Where the agents get the nodes from
+    #[arg(long, default_value = "file", value_name = "SOURCE")]
+    pub source: Source,
     /// Stay up afterwards, until Ctrl-C, and print commands to play with
     #[arg(long)]
     pub keep: bool,
@@ -75,6 +78,7 @@ pub fn run(args: &DemoArgs, sandbox: Sandbox) -> anyhow::Result<ExitCode> {
         pods: usize::from(args.pods),
         receive_mode: args.receive_mode,
         runtime: args.runtime,
+        source: args.source,
         ..LabConfig::default()
     };
     let mut lab = Lab::create(&config, &mut |step| progress.step(step))?;

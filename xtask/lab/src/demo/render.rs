@@ -14,7 +14,7 @@ const WIDTH: usize = 110;
 /// The whole report.
 pub(super) fn text(report: &Report) -> String {
     let mut text = format!("\nWho is who (underlay {}, MTU {})\n{}", report.underlay, report.mtu, nodes(&report.nodes));
-    let _ = writeln!(text, " pods are {}", report.runtime);
+    let _ = writeln!(text, " pods are {}\n nodes are known from {}", report.runtime, report.source);
     let _ = write!(text, "\nEvery pod pings every other pod: round trip in ms, from the row to the column\n{}", matrix(&report.pods));
     let _ = write!(text, "\nEvery node pings every pod: round trip in ms, from the row to the column\n{}", matrix(&report.hosts));
     let transfer = &report.transfer;
@@ -176,7 +176,7 @@ fn bytes_as_written(bytes: &[Value]) -> String {
 fn departure(departure: &Departure) -> String {
     let wait = |ms: Option<f64>| ms.map_or_else(|| "NEVER".to_owned(), |ms| format!("after {ms:.0} ms"));
     let mut text =
-        format!("\n{} taken out of the nodes file: forgotten by the others {}\n", departure.node, wait(departure.forgotten_after_ms));
+        format!("\n{} taken out of the list of nodes: forgotten by the others {}\n", departure.node, wait(departure.forgotten_after_ms));
     for cell in &departure.while_away {
         let said = cell.errors.first().map_or("no answer", String::as_str);
         let outcome = if cell.received == 0 { format!("fails, as it should: {said}") } else { "STILL ANSWERED".to_owned() };

@@ -16,6 +16,8 @@ pub struct Report {
     pub mtu: u32,
     /// What our nodes' pods are.
     pub runtime: String,
+    /// Where the agents got the nodes from.
+    pub source: String,
     /// Who is who.
     pub nodes: Vec<NodeReport>,
     /// Every pod pings every other pod.
@@ -118,7 +120,7 @@ pub struct MapReport {
     pub entries: Vec<Value>,
 }
 
-/// A node is taken out of the nodes file and put back.
+/// A node is taken out of the list of nodes and put back.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Departure {
     /// The node.

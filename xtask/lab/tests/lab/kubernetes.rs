@@ -1,12 +1,12 @@
 //! Agents that take the nodes from the Kubernetes API: nodes come, change and go, the server goes away and forgets. What the maps hold
 //! after each, and that pods talk all the while.
 
-use crate::api_server::ApiServer;
 use crate::check::{self, end, eventually};
 use crate::harness::{Group, note};
 use anyhow::{Context as _, ensure};
 use ipnet::Ipv4Net;
 use overlay_agent::datapath::{PinDir, Tables};
+use overlay_lab::api_server::ApiServer;
 use overlay_lab::lab::{Lab, LabConfig};
 use overlay_lab::node::{Node, pod_cidr};
 use overlay_lab::nodes::NodeEntry;
@@ -237,7 +237,7 @@ fn away(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
 
 /// How long until the status told of it, and until the agents followed again.
 fn gone_and_back(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<(Duration, Duration)> {
-    cluster.server.stop();
+    cluster.server.stop()?;
     let start = Instant::now();
     eventually(PATIENCE, || {
         for node in &lab.nodes {
@@ -254,7 +254,7 @@ fn gone_and_back(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<(Durati
     thread::sleep(Duration::from_secs(1));
     cluster.settled(lab).context("while the server is away")?;
     cluster.put(absent(23));
-    cluster.server.resume(&lab.underlay.router)?;
+    cluster.server.resume()?;
     let start = Instant::now();
     cluster.settled(lab)?;
     eventually(PATIENCE, || {
@@ -274,11 +274,11 @@ fn gone_and_back(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<(Durati
 fn too_old(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
     cluster.put(absent(24));
     cluster.settled(lab)?;
-    cluster.server.stop();
+    cluster.server.stop()?;
     cluster.delete("node-24")?;
     cluster.put(absent(25));
     cluster.server.forget_history();
-    cluster.server.resume(&lab.underlay.router)?;
+    cluster.server.resume()?;
     cluster.settled(lab).context("changed while nobody watched")?;
     // And under a watch that goes on.
     cluster.server.forget_history();

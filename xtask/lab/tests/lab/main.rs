@@ -4,7 +4,6 @@
 //! the first of them runs. What is measured and not only checked is printed at the end.
 
 mod agent;
-mod api_server;
 mod backends;
 mod bed;
 mod bench;
