@@ -8,14 +8,18 @@
 
 use super::conflicts::topology;
 use super::nodes::Candidate;
+use super::object::Object;
 use super::{Publisher, SourceKind, Subscription, spawn};
 use futures::StreamExt as _;
-use kube::api::{Api, ApiResource, DynamicObject};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ObjectMeta};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Config};
+use kube::{Client, Config, Resource};
+use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -110,8 +114,7 @@ impl Follower {
     async fn run(mut self, client: Client) {
         let watching = Arc::new(Notify::new());
         let client = tell_when_watching(client, Arc::clone(&watching));
-        // As objects without a type: one Node the API's type cannot hold must not cost the whole list.
-        let nodes: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<k8s_openapi::api::core::v1::Node>(&()));
+        let nodes: Api<Watched> = Api::all(client);
         let config = watcher::Config::default().any_semantic().timeout(WATCH_SECONDS);
         loop {
             let events = watcher(nodes.clone(), config.clone()).default_backoff();
@@ -137,7 +140,7 @@ impl Follower {
     /// Takes events in; publishes once. `listed` collects a list until it is whole.
     fn take(
         &mut self,
-        batch: Vec<Result<Event<DynamicObject>, watcher::Error>>,
+        batch: Vec<Result<Event<Watched>, watcher::Error>>,
         listed: &mut Option<BTreeMap<String, Candidate>>,
     ) -> Result<(), Relist> {
         let mut changed = false;
@@ -184,15 +187,53 @@ impl Follower {
     }
 }
 
-fn candidate(object: &DynamicObject) -> Candidate {
-    match serde_json::to_value(object) {
-        Ok(value) => Candidate::read(&value, 0),
-        Err(error) => Candidate {
-            name: object.metadata.name.clone().unwrap_or_default(),
-            uid: object.metadata.uid.clone(),
-            created: None,
-            node: Err(format!("it does not read as a Node: {error}")),
-        },
+fn candidate(object: &Watched) -> Candidate {
+    Candidate::read(&object.object.0, 0)
+}
+
+/// A Node as the watcher handles it: without a type, because one that the API's type cannot hold must not cost the whole list.
+#[derive(Clone, Debug)]
+struct Watched {
+    /// What the watcher itself reads.
+    meta: ObjectMeta,
+    object: Object,
+}
+
+impl<'de> Deserialize<'de> for Watched {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let object = Object::deserialize(deserializer)?;
+        let text = |key| object.metadata(key).map(str::to_owned);
+        let meta = ObjectMeta { name: text("name"), resource_version: text("resourceVersion"), ..ObjectMeta::default() };
+        Ok(Self { meta, object })
+    }
+}
+
+impl Resource for Watched {
+    type DynamicType = ();
+    type Scope = kube::core::ClusterResourceScope;
+
+    fn kind(node: &()) -> Cow<'_, str> {
+        Node::kind(node)
+    }
+
+    fn group(node: &()) -> Cow<'_, str> {
+        Node::group(node)
+    }
+
+    fn version(node: &()) -> Cow<'_, str> {
+        Node::version(node)
+    }
+
+    fn plural(node: &()) -> Cow<'_, str> {
+        Node::plural(node)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
     }
 }
 

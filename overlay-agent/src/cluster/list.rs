@@ -6,6 +6,7 @@
 //! cluster as a tree is ten times the size of its text.
 
 use super::nodes::Candidate;
+use super::object::Object;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
@@ -150,8 +151,8 @@ impl<'de> Visitor<'de> for ItemsVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element::<Value>()? {
-            items.push(Candidate::read(&item, items.len() + 1));
+        while let Some(item) = seq.next_element::<Object>()? {
+            items.push(Candidate::read(&item.0, items.len() + 1));
         }
         Ok(Items(Some(items)))
     }

@@ -9,6 +9,7 @@ pub mod file;
 pub mod kubernetes;
 pub mod list;
 pub mod nodes;
+pub mod object;
 
 use crate::clock::now;
 use crate::config::Source;
