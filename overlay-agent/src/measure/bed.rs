@@ -21,6 +21,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// Name of the cable's ends, the NICs of the scratch nodes.
@@ -160,8 +161,8 @@ impl End {
     /// Makes the namespace a node, by the agent's own pass, and wires its pod.
     fn start(&self, bpffs: &Path, rung: Rung) -> Result<(), MeasureError> {
         let config = config(self.place, bpffs, rung);
-        let topology =
-            Topology { nodes: [NEAR, FAR].map(|place| (place.name.to_owned(), place.cluster_node())).into(), rejected: Vec::new() };
+        let nodes = [NEAR, FAR].map(|place| (place.name.to_owned(), place.cluster_node())).into();
+        let topology = Arc::new(Topology { nodes, rejected: Vec::new() });
         self.node.run(|| -> Result<(), MeasureError> {
             let mut status = Status::new(config.node_name.clone(), no_source());
             let complete = runtime()?.block_on(async {

@@ -106,7 +106,8 @@ fn missing<'a, K: Ord, V>(observed: &'a BTreeMap<K, V>, desired: &'a BTreeMap<K,
     observed.keys().filter(|key| !desired.contains_key(key))
 }
 
-fn destination(route: &Route) -> Ipv4Net {
+/// Where a route leads: there is one of ours to each destination.
+pub(super) fn destination(route: &Route) -> Ipv4Net {
     match *route {
         Route::Overlay { destination, .. } | Route::Unreachable { destination } => destination,
     }
