@@ -9,7 +9,7 @@ fn cluster_node(name: &str, address: &str, pod_cidr: &str) -> ClusterNode {
 }
 
 fn topology(nodes: &[ClusterNode]) -> Topology {
-    Topology { nodes: nodes.iter().map(|node| (node.name.clone(), node.clone())).collect(), rejected: Vec::new() }
+    Topology { nodes: nodes.iter().map(|node| (node.name.clone(), node.clone())).collect(), rejected: Vec::new(), unconfirmed: false }
 }
 
 fn device(mtu: u32) -> UnderlayDevice {

@@ -78,7 +78,7 @@ impl<'de> serde::Deserialize<'de> for Mac {
 }
 
 /// A node of the cluster that is fit to talk to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ClusterNode {
     /// `metadata.name`.
     pub name: String,
@@ -126,6 +126,8 @@ pub struct Topology {
     pub nodes: BTreeMap<String, ClusterNode>,
     /// Every other node.
     pub rejected: Vec<RejectedNode>,
+    /// No complete list stands behind it yet: it is what was known at another time, so what is not in it may be there nevertheless.
+    pub unconfirmed: bool,
 }
 
 /// The NIC the tunnel uses.
@@ -323,4 +325,12 @@ pub enum Action {
     PutNeighbour(ManagedNeighbour),
     /// Stop asking.
     RemoveNeighbour(ManagedNeighbour),
+}
+
+impl Action {
+    /// Whether it only adds or sets something: nothing is gone after it.
+    #[must_use]
+    pub const fn puts(&self) -> bool {
+        !matches!(self, Self::RemoveSubnet(_) | Self::RemoveNode(_) | Self::RemoveRoute(_) | Self::RemoveNeighbour(_))
+    }
 }

@@ -243,11 +243,7 @@ impl Status {
         if !running {
             problems.push("the agent is not running; what follows is what it last knew".to_owned());
         }
-        match (self.source.health, &self.source.last_error) {
-            (Health::Healthy, _) => {}
-            (Health::Failing, Some(error)) => problems.push(format!("the list of nodes cannot be followed: {}", error.message)),
-            (Health::Failing | Health::Starting, _) => problems.push("there is no list of nodes yet".to_owned()),
-        }
+        problems.extend(self.source.problems());
         if self.node.is_none() && self.source.health == Health::Healthy && !self.rejected.iter().any(|node| node.name == self.node_name) {
             problems.push(format!("the list of nodes does not have this node, {}", self.node_name));
         }

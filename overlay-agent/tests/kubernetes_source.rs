@@ -5,15 +5,21 @@ mod api_server;
 mod support;
 
 use api_server::ApiServer;
-use overlay_agent::cluster::{Health, Subscription, kubernetes};
+use overlay_agent::cluster::{Access, Health, Memory, Subscription, kubernetes};
 use serde_json::json;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use support::{expected, node, snapshot, state, stays};
 
 fn follow(server: &ApiServer) -> Subscription {
     let config = kube::Config::new(server.url().parse().expect("a URL"));
-    let client = kube::Client::try_from(config).expect("a client without TLS");
-    kubernetes::follow(client, server.url())
+    kubernetes::follow(Access::Config(Box::new(config)), Memory::default())
+}
+
+/// The same as node 1 of a cluster that is remembered in `file`.
+fn follow_as_node_1(server: &ApiServer, file: Option<PathBuf>) -> Subscription {
+    let config = kube::Config::new(server.url().parse().expect("a URL"));
+    kubernetes::follow(Access::Config(Box::new(config)), Memory { node_name: "node-1".to_owned(), file })
 }
 
 async fn healthy(source: &mut Subscription) {
@@ -256,7 +262,8 @@ async fn a_wrong_configuration_is_told_and_tried_again() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("kubeconfig");
     let server = ApiServer::start(&[node(1)]).await;
-    let mut source = kubernetes::connect_and_follow(Some(path.clone()), Some(server.url()));
+    let access = Access::Files { kubeconfig: Some(path.clone()), api_server: Some(server.url()) };
+    let mut source = kubernetes::follow(access, Memory::default());
     failing(&mut source, &format!("cannot use the kubeconfig {}", path.display())).await;
     // The file comes later; its server is replaced by the one given.
     let kubeconfig = json!({
@@ -269,4 +276,152 @@ async fn a_wrong_configuration_is_told_and_tried_again() {
     snapshot(&mut source, &expected(&[1])).await;
     assert!(source.state.borrow().place.starts_with(&server.url()));
     assert_eq!(server.last_authorization().as_deref(), Some("Bearer secret"));
+}
+
+#[tokio::test]
+async fn a_tiny_list_is_held_named_and_believed_when_a_second_one_says_the_same() {
+    let server = ApiServer::start(&(1..=5).map(node).collect::<Vec<_>>()).await;
+    let mut source = follow_as_node_1(&server, None);
+    snapshot(&mut source, &expected(&[1, 2, 3, 4, 5])).await;
+    server.watch_established().await;
+    server.change_unseen(|nodes| nodes.retain(|name, _| name == "node-1"));
+    let begun = Instant::now();
+    server.end_watches_with_gone();
+    let held = state(&mut source, |state| state.held.is_some()).await;
+    let told = held.held.clone().unwrap();
+    assert_eq!((told.count, told.names.join(" ")), (4, "node-2 node-3 node-4 node-5".to_owned()));
+    assert!(held.problems()[0].starts_with("4 nodes are said to be gone and are kept until a second list confirms it"), "{held:?}");
+    assert!(held.waiting_for.is_some());
+    stays(&mut source.topology, Duration::from_secs(3)).await;
+    // Meant so: the second list says the same.
+    snapshot(&mut source, &expected(&[1])).await;
+    assert!(begun.elapsed() >= Duration::from_secs(10));
+    state(&mut source, |state| state.held.is_none() && state.waiting_for.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_burst_of_deletions_is_held_and_what_returns_was_never_away() {
+    let server = ApiServer::start(&(1..=5).map(node).collect::<Vec<_>>()).await;
+    let mut source = follow_as_node_1(&server, None);
+    snapshot(&mut source, &expected(&[1, 2, 3, 4, 5])).await;
+    server.watch_established().await;
+    for number in 2..=5 {
+        server.delete(&format!("node-{number}"));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    state(&mut source, |state| state.held.as_ref().is_some_and(|held| held.count == 4)).await;
+    for number in 2..=5 {
+        server.put(node(number));
+    }
+    state(&mut source, |state| state.held.is_none()).await;
+    stays(&mut source.topology, Duration::from_millis(1500)).await;
+    assert_eq!(support::summary(source.topology.borrow().as_ref().unwrap()), expected(&[1, 2, 3, 4, 5]));
+}
+
+#[tokio::test]
+async fn a_list_without_this_node_is_held() {
+    let server = ApiServer::start(&(1..=5).map(node).collect::<Vec<_>>()).await;
+    let mut source = follow_as_node_1(&server, None);
+    snapshot(&mut source, &expected(&[1, 2, 3, 4, 5])).await;
+    server.watch_established().await;
+    server.change_unseen(|nodes| drop(nodes.remove("node-1")));
+    server.end_watches_with_gone();
+    state(&mut source, |state| state.held.as_ref().is_some_and(|held| held.reason == "this node is among them")).await;
+    server.change_unseen(|nodes| drop(nodes.insert("node-1".to_owned(), node(1))));
+    state(&mut source, |state| state.held.is_none()).await;
+    assert_eq!(support::summary(source.topology.borrow().as_ref().unwrap()), expected(&[1, 2, 3, 4, 5]));
+}
+
+#[tokio::test]
+async fn a_watch_that_says_nothing_is_begun_anew_within_45_seconds() {
+    let server = ApiServer::start(&[node(1), node(2)]).await;
+    let mut source = follow(&server);
+    snapshot(&mut source, &expected(&[1, 2])).await;
+    server.watch_established().await;
+    server.fall_silent();
+    server.put(node(3));
+    let begun = Instant::now();
+    let waited = tokio::time::timeout(
+        Duration::from_secs(45),
+        source.topology.wait_for(|topology| topology.as_ref().is_some_and(|topology| topology.nodes.len() == 3)),
+    );
+    assert!(waited.await.is_ok(), "not noticed within 45 s");
+    eprintln!("noticed after {:.1?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_the_server_asks_to_wait_is_waited() {
+    let server = ApiServer::start(&[node(1)]).await;
+    server.refuse_for(6);
+    let mut source = follow(&server);
+    failing(&mut source, "too many requests").await;
+    state(&mut source, |state| state.waiting_for.as_deref() == Some("the 6 s the API server asked for to be over")).await;
+    assert_eq!(server.requests(), 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(server.requests(), 1, "asked before the time was over");
+    server.serve();
+    snapshot(&mut source, &expected(&[1])).await;
+}
+
+#[tokio::test]
+async fn the_last_list_on_disk_carries_a_start_without_a_server_and_is_replaced_by_the_first_list() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state/last-nodes.json");
+    let server = ApiServer::start(&[node(1), node(2), node(3)]).await;
+    let mut source = follow_as_node_1(&server, Some(file.clone()));
+    let first = snapshot(&mut source, &expected(&[1, 2, 3])).await;
+    assert!(!first.unconfirmed);
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(source);
+    server.refuse_with(500, "InternalError", "etcd is away");
+    let mut source = follow_as_node_1(&server, Some(file.clone()));
+    let from_disk = snapshot(&mut source, &expected(&[1, 2, 3])).await;
+    assert!(from_disk.unconfirmed);
+    let state_now = state(&mut source, |state| state.health == Health::Failing).await;
+    assert!(state_now.from_disk.is_some() && state_now.stale_since == state_now.from_disk, "{state_now:?}");
+    assert!(state_now.problems().iter().any(|problem| problem.starts_with("the nodes are from disk, saved at ")), "{state_now:?}");
+    // Meanwhile one was deleted, and its address is another's.
+    server.change_unseen(|nodes| {
+        nodes.remove("node-3");
+        let mut successor = node(4);
+        successor["status"]["addresses"][0]["address"] = "192.0.2.3".into();
+        nodes.insert("node-4".to_owned(), successor);
+    });
+    server.serve();
+    let wanted = "node-1 192.0.2.1 10.244.1.0/24, node-2 192.0.2.2 10.244.2.0/24, node-4 192.0.2.3 10.244.4.0/24";
+    assert!(!snapshot(&mut source, wanted).await.unconfirmed);
+    let state_now = state(&mut source, |state| state.health == Health::Healthy && state.from_disk.is_none()).await;
+    assert_eq!((state_now.stale_since, state_now.problems()), (None, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_used_costs_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("last-nodes.json");
+    std::fs::write(&file, "{\"layout\":1,").unwrap();
+    let server = ApiServer::start(&[node(1)]).await;
+    let mut source = follow_as_node_1(&server, Some(file.clone()));
+    snapshot(&mut source, &expected(&[1])).await;
+    while !std::fs::read_to_string(&file).is_ok_and(|text| text.contains("192.0.2.1")) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_change_cannot_be_read_stays_what_it_was() {
+    let server = ApiServer::start(&[node(1), node(2)]).await;
+    let mut source = follow(&server);
+    snapshot(&mut source, &expected(&[1, 2])).await;
+    server.watch_established().await;
+    let mut broken = node(2);
+    broken["spec"] = json!("nonsense");
+    server.put(broken);
+    source.topology.wait_for(|topology| topology.as_ref().is_some_and(|topology| topology.nodes["node-2"].notice.is_some())).await.unwrap();
+    assert_eq!(support::summary(source.topology.borrow().as_ref().unwrap()), expected(&[1, 2]));
+    // By a new list as well.
+    server.end_watches_with_gone();
+    server.put(node(3));
+    snapshot(&mut source, &expected(&[1, 2, 3])).await;
 }

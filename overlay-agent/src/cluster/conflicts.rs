@@ -15,6 +15,16 @@ use std::net::Ipv4Addr;
 /// Puts candidates together.
 #[must_use]
 pub fn topology<'a>(candidates: impl IntoIterator<Item = &'a Candidate>) -> Topology {
+    topology_with(candidates, [])
+}
+
+/// The same with nodes that are said to be gone and are still believed in: each stays unless one that is there claims what it had, in one
+/// step. One that has to yield is no longer told of.
+#[must_use]
+pub fn topology_with<'a>(
+    candidates: impl IntoIterator<Item = &'a Candidate>,
+    leaving: impl IntoIterator<Item = &'a Candidate>,
+) -> Topology {
     let mut rejected = Vec::new();
     let mut claims = Vec::new();
     for candidate in candidates {
@@ -23,10 +33,7 @@ pub fn topology<'a>(candidates: impl IntoIterator<Item = &'a Candidate>) -> Topo
             Err(reason) => rejected.push(RejectedNode { name: candidate.name.clone(), reason: reason.clone() }),
         }
     }
-    // A node without a creation time (a list made by hand) comes after those with one. All that can differ takes part, so that no tie is left to order.
-    claims.sort_by_key(|(candidate, node)| {
-        (candidate.created.is_none(), candidate.created, &node.name, &candidate.uid, node.address, node.pod_cidr, node.vtep_mac)
-    });
+    claims.sort_by_key(age);
 
     let networks: BTreeSet<(Ipv4Net, &str)> = claims.iter().map(|(_, node)| (node.pod_cidr, node.name.as_str())).collect();
     let mut accepted = Accepted::default();
@@ -36,8 +43,21 @@ pub fn topology<'a>(candidates: impl IntoIterator<Item = &'a Candidate>) -> Topo
             Some(reason) => rejected.push(RejectedNode { name: node.name.clone(), reason }),
         }
     }
+    let mut leaving: Vec<_> = leaving.into_iter().filter_map(|candidate| Some((candidate, candidate.node.as_ref().ok()?))).collect();
+    leaving.sort_by_key(age);
+    for (_, node) in leaving {
+        if accepted.conflict(node).is_none() {
+            accepted.add(node);
+        }
+    }
     rejected.sort_by(|a, b| (&a.name, &a.reason).cmp(&(&b.name, &b.reason)));
-    Topology { nodes: accepted.nodes, rejected }
+    Topology { nodes: accepted.nodes, rejected, unconfirmed: false }
+}
+
+/// Oldest first. A node without a creation time (a list made by hand) comes after those with one. All that can differ takes part, so that
+/// no tie is left to order.
+fn age<'a>((candidate, node): &(&'a Candidate, &'a ClusterNode)) -> impl Ord + use<'a> {
+    (candidate.created.is_none(), candidate.created, &node.name, &candidate.uid, node.address, node.pod_cidr, node.vtep_mac)
 }
 
 /// Why a node with this pod network cannot stay beside the smaller networks of several others.

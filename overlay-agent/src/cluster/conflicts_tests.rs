@@ -118,3 +118,19 @@ proptest! {
         prop_assert_eq!(topology(accepted).nodes, before.nodes);
     }
 }
+
+#[test]
+fn one_that_is_leaving_stays_until_somebody_claims_what_it_had() {
+    let gone = candidate("a", Some(1), "192.0.2.1", "10.244.1.0/24");
+    let other = candidate("b", Some(2), "192.0.2.2", "10.244.2.0/24");
+    let unmoved = topology_with([&other], [&gone]);
+    assert_eq!((names(&unmoved), unmoved.rejected.len()), (vec!["a", "b"], 0));
+    for successor in [
+        candidate("c", Some(3), "192.0.2.3", "10.244.1.0/24"),
+        candidate("c", Some(3), "192.0.2.1", "10.244.3.0/24"),
+        candidate("c", Some(3), "192.0.2.1", "10.244.1.0/24"),
+    ] {
+        let moved = topology_with([&other, &successor], [&gone]);
+        assert_eq!((names(&moved), moved.rejected.len()), (vec!["b", "c"], 0));
+    }
+}

@@ -10,25 +10,32 @@ pub mod kubernetes;
 pub mod list;
 pub mod nodes;
 pub mod object;
+pub mod picture;
+pub mod saved;
+mod state;
+
+pub use kubernetes::{Access, Memory};
+pub use state::{Contact, Health, Held, SourceError, SourceKind, SourceState};
 
 use crate::clock::now;
 use crate::config::Source;
-use crate::model::Topology;
+use crate::model::{RejectedNode, Topology};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-/// Starts the source. Needs a tokio runtime. `recheck`: how often a file is looked at even if no event told of a change.
+/// Starts the source. Needs a tokio runtime. `recheck`: how often a file is looked at even if no event told of a change. `memory`: what
+/// the Kubernetes source begins with.
 #[must_use]
-pub fn start(source: &Source, recheck: Duration) -> Subscription {
+pub fn start(source: &Source, recheck: Duration, memory: Memory) -> Subscription {
     match source {
         Source::File(path) => file::follow(path.clone(), recheck),
-        Source::Kubernetes { kubeconfig, api_server } => kubernetes::connect_and_follow(kubeconfig.clone(), api_server.clone()),
+        Source::Kubernetes { kubeconfig, api_server } => {
+            kubernetes::follow(Access::Files { kubeconfig: kubeconfig.clone(), api_server: api_server.clone() }, memory)
+        }
     }
 }
 
@@ -39,6 +46,8 @@ pub struct Subscription {
     pub topology: watch::Receiver<Option<Arc<Topology>>>,
     /// How the source is.
     pub state: watch::Receiver<SourceState>,
+    /// When it last said anything.
+    pub contact: Contact,
     task: JoinHandle<()>,
 }
 
@@ -48,66 +57,12 @@ impl Drop for Subscription {
     }
 }
 
-/// What kind of source it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SourceKind {
-    /// A `NodeList` in a file.
-    File,
-    /// The Kubernetes API.
-    Kubernetes,
-}
-
-impl fmt::Display for SourceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::File => "file",
-            Self::Kubernetes => "kubernetes",
-        })
-    }
-}
-
-/// Whether a source works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Health {
-    /// Nothing was heard yet, good or bad.
-    Starting,
-    /// What it published is current.
-    Healthy,
-    /// What it published, if anything, is the last that was good.
-    Failing,
-}
-
-/// How a source is. Changes only when there is something to tell, so it may be written to disk on every change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceState {
-    /// What it is.
-    pub kind: SourceKind,
-    /// Path of the file or address of the API server.
-    pub place: String,
-    /// Whether it works.
-    pub health: Health,
-    /// Since when `health` is what it is.
-    pub since: Timestamp,
-    /// What last went wrong; stays after recovery.
-    pub last_error: Option<SourceError>,
-}
-
-/// What went wrong with a source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceError {
-    /// When it was first seen.
-    pub at: Timestamp,
-    /// What it was.
-    pub message: String,
-}
-
 /// The sending side of a [`Subscription`]: held by the source's task.
 #[derive(Debug)]
 struct Publisher {
     topology: watch::Sender<Option<Arc<Topology>>>,
     state: watch::Sender<SourceState>,
+    contact: Contact,
 }
 
 /// Runs `source` as a task and returns the receiving side.
@@ -116,14 +71,15 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (topology_sender, topology) = watch::channel(None);
-    let (state_sender, state) = watch::channel(SourceState { kind, place, health: Health::Starting, since: now(), last_error: None });
-    let task = tokio::spawn(source(Publisher { topology: topology_sender, state: state_sender }));
-    Subscription { topology, state, task }
+    let (state_sender, state) = watch::channel(SourceState::new(kind, place));
+    let contact = Contact::default();
+    let task = tokio::spawn(source(Publisher { topology: topology_sender, state: state_sender, contact: contact.clone() }));
+    Subscription { topology, state, contact, task }
 }
 
 impl Publisher {
-    /// Publishes a snapshot. Receivers wake only if it differs from the last one.
-    fn publish(&self, topology: Topology) {
+    /// Publishes a snapshot. Receivers wake only if it differs from the last one; returns whether they did.
+    fn publish(&self, topology: Topology) -> bool {
         self.topology.send_if_modified(|current| {
             if current.as_deref() == Some(&topology) {
                 return false;
@@ -131,15 +87,18 @@ impl Publisher {
             log_change(current.as_deref().unwrap_or(&Topology::default()), &topology);
             *current = Some(Arc::new(topology));
             true
-        });
+        })
     }
 
     /// Says that what was published is current.
     fn healthy(&self) {
+        self.contact.now();
         self.state.send_if_modified(|state| {
             if state.health == Health::Healthy {
                 return false;
             }
+            state.stale_since = None;
+            state.waiting_for = None;
             info!(source = %state.kind, place = state.place, "the list of nodes is current");
             state.health = Health::Healthy;
             state.since = now();
@@ -150,6 +109,7 @@ impl Publisher {
     /// Says what went wrong.
     fn failed(&self, problem: &dyn std::error::Error) {
         let message = with_causes(problem);
+        let last = self.contact.last();
         self.state.send_if_modified(|state| {
             let failing = state.health == Health::Failing;
             if failing && state.last_error.as_ref().is_some_and(|last| last.message == message) {
@@ -159,15 +119,60 @@ impl Publisher {
             if !failing {
                 state.health = Health::Failing;
                 state.since = now();
+                state.stale_since = last.or(state.from_disk);
             }
             state.last_error = Some(SourceError { at: now(), message });
             true
         });
     }
 
+    /// Says what would make it better.
+    fn waits_for(&self, what: Option<String>) {
+        self.state.send_if_modified(|state| {
+            let news = state.waiting_for != what;
+            state.waiting_for = what;
+            news
+        });
+    }
+
+    /// Says since when what is published is from disk, or that it is not any more.
+    fn from_disk(&self, saved: Option<Timestamp>) {
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.from_disk, saved) != saved);
+    }
+
+    /// Says what is held. `names`: all of them.
+    fn holds(&self, reason: &str, names: &[&str]) {
+        self.state.send_if_modified(|state| {
+            if state.held.as_ref().is_some_and(|held| held.reason == reason && held.count == names.len()) {
+                return false;
+            }
+            let since = state.held.as_ref().map_or_else(now, |held| held.since);
+            let told = names.iter().take(Held::NAMES).map(|name| (*name).to_owned()).collect();
+            let held = Held { since, reason: reason.to_owned(), count: names.len(), names: told };
+            warn!(source = %state.kind, place = state.place, nodes = names.join(","), reason, "removals held until a second list confirms them");
+            state.held = Some(held);
+            true
+        });
+    }
+
+    /// Says that nothing is held.
+    fn holds_nothing(&self) {
+        self.state.send_if_modified(|state| {
+            let held = state.held.take();
+            if let Some(held) = &held {
+                info!(source = %state.kind, place = state.place, nodes = held.count, since = %held.since, "nothing is held any more");
+            }
+            held.is_some()
+        });
+    }
+
     /// Replaces the place told by the state, once it is known better.
     fn set_place(&self, place: String) {
-        self.state.send_modify(|state| state.place = place);
+        self.state.send_if_modified(|state| {
+            let news = state.place != place;
+            state.place = place;
+            news
+        });
     }
 }
 
@@ -185,23 +190,40 @@ fn with_causes(problem: &dyn std::error::Error) -> String {
     text
 }
 
+/// Nodes that join or change at once and get a line each in the log at its usual level.
+const LOGGED: usize = 32;
+
 fn log_change(before: &Topology, after: &Topology) {
+    let mut told = 0;
     for (name, node) in &after.nodes {
-        match before.nodes.get(name) {
-            None => info!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "node joined"),
-            Some(old) if old != node => info!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "node changed"),
-            Some(_) => {}
+        let old = before.nodes.get(name);
+        if old == Some(node) {
+            continue;
+        }
+        let what = if old.is_some() { "node changed" } else { "node joined" };
+        told += 1;
+        if told <= LOGGED {
+            info!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "{what}");
+        } else {
+            debug!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "{what}");
         }
         if let Some(notice) = &node.notice
-            && before.nodes.get(name).is_none_or(|old| old.notice.as_ref() != Some(notice))
+            && old.is_none_or(|old| old.notice.as_ref() != Some(notice))
         {
             warn!(node = name, notice, "node used, but look at it");
         }
     }
+    if told > LOGGED {
+        info!(more = told - LOGGED, nodes = after.nodes.len(), "nodes joined or changed");
+    }
     for name in before.nodes.keys().filter(|name| !after.nodes.contains_key(*name)) {
         info!(node = name, "node gone");
     }
-    for rejected in after.rejected.iter().filter(|rejected| !before.rejected.contains(rejected)) {
+    // Both are sorted by name and reason.
+    let is_known = |rejected: &RejectedNode| {
+        before.rejected.binary_search_by(|old| (&old.name, &old.reason).cmp(&(&rejected.name, &rejected.reason))).is_ok()
+    };
+    for rejected in after.rejected.iter().filter(|rejected| !is_known(rejected)) {
         warn!(node = rejected.name, reason = rejected.reason, "node left out");
     }
 }
@@ -212,14 +234,8 @@ mod tests {
 
     fn publisher() -> (Publisher, watch::Receiver<Option<Arc<Topology>>>, watch::Receiver<SourceState>) {
         let (topology, topology_receiver) = watch::channel(None);
-        let (state, state_receiver) = watch::channel(SourceState {
-            kind: SourceKind::File,
-            place: "/nodes.yaml".to_owned(),
-            health: Health::Starting,
-            since: Timestamp::UNIX_EPOCH,
-            last_error: None,
-        });
-        (Publisher { topology, state }, topology_receiver, state_receiver)
+        let (state, state_receiver) = watch::channel(SourceState::new(SourceKind::File, "/nodes.yaml".to_owned()));
+        (Publisher { topology, state, contact: Contact::default() }, topology_receiver, state_receiver)
     }
 
     #[test]

@@ -39,7 +39,16 @@ pub struct Candidate {
     pub node: Result<ClusterNode, String>,
 }
 
+/// How the reason begins for an object that is no Node at all: it says nothing of the node, not even that it cannot be used.
+pub const UNREADABLE: &str = "it does not read as a Node";
+
 impl Candidate {
+    /// Whether its object could not be read, so that what was known of the node before is still the last that is known.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.node.as_ref().is_err_and(|reason| reason.starts_with(UNREADABLE))
+    }
+
     /// Reads one item of a list; `position` counts from 1 and names an item without a name.
     #[must_use]
     pub fn read(item: &Value, position: usize) -> Self {
@@ -83,7 +92,7 @@ fn typed(item: &Value) -> Result<Node, String> {
         "spec": part(item.get("spec"), &["podCIDR", "podCIDRs"]),
         "status": part(item.get("status"), &["addresses"]),
     });
-    serde_json::from_value(reduced).map_err(|error| format!("it does not read as a Node: {}", shortened(&error.to_string())))
+    serde_json::from_value(reduced).map_err(|error| format!("{UNREADABLE}: {}", shortened(&error.to_string())))
 }
 
 fn part(object: Option<&Value>, keys: &[&str]) -> Map<String, Value> {

@@ -4,6 +4,7 @@
 //! while the text is read and never become values. Nothing has a type yet, so a field of the wrong kind costs no more than its node, and
 //! [`Candidate::read`](super::nodes::Candidate::read) judges what is left exactly as it would the whole object.
 
+use super::nodes::{Candidate, UNREADABLE};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
@@ -54,6 +55,26 @@ impl Object {
     #[must_use]
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.0.get("metadata")?.get(key)?.as_str().filter(|text| !text.is_empty())
+    }
+
+    /// What it says of a node. `position` counts from 1 and names an item without a name.
+    ///
+    /// Kubernetes never makes a Node whose parts are of another kind than they should be. Such a one was damaged on the way, and must not
+    /// be taken for a node that has lost its podCIDR.
+    #[must_use]
+    pub fn candidate(&self, position: usize) -> Candidate {
+        let candidate = Candidate::read(&self.0, position);
+        let misshapen = ["metadata", "spec", "status"].into_iter().find(|part| self.0.get(part).is_some_and(|value| !value.is_object()));
+        match misshapen {
+            Some(part) => Candidate { node: Err(format!("{UNREADABLE}: its {part} is no mapping")), ..candidate },
+            None => candidate,
+        }
+    }
+
+    /// Its resource version, if that is a number: others cannot be compared.
+    #[must_use]
+    pub fn version(&self) -> Option<u64> {
+        self.metadata("resourceVersion")?.parse().ok()
     }
 }
 

@@ -4,7 +4,6 @@
 
 use super::{MeasureError, Rung, Work, frames, work};
 use crate::cli::{LogFormat, ReceiveMode};
-use crate::clock;
 use crate::cluster::{Health, SourceKind, SourceState};
 use crate::config::{self, Config, Directories, Source};
 use crate::datapath::Generator;
@@ -162,7 +161,7 @@ impl End {
     fn start(&self, bpffs: &Path, rung: Rung) -> Result<(), MeasureError> {
         let config = config(self.place, bpffs, rung);
         let nodes = [NEAR, FAR].map(|place| (place.name.to_owned(), place.cluster_node())).into();
-        let topology = Arc::new(Topology { nodes, rejected: Vec::new() });
+        let topology = Arc::new(Topology { nodes, rejected: Vec::new(), unconfirmed: false });
         self.node.run(|| -> Result<(), MeasureError> {
             let mut status = Status::new(config.node_name.clone(), no_source());
             let complete = runtime()?.block_on(async {
@@ -230,7 +229,7 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
 
 /// Scratch nodes know the cluster without asking anybody.
 fn no_source() -> SourceState {
-    SourceState { kind: SourceKind::File, place: String::new(), health: Health::Healthy, since: clock::now(), last_error: None }
+    SourceState { health: Health::Healthy, ..SourceState::new(SourceKind::File, String::new()) }
 }
 
 fn runtime() -> Result<Runtime, MeasureError> {

@@ -1,5 +1,6 @@
 //! Takes everything away that the agent and `overlay-cni` put on this node: the opposite of a pass, and of every pod's wire.
 
+use crate::cluster::saved;
 use crate::cni::ipam::Store;
 use crate::config::Directories;
 use crate::datapath::{self, Direction, PinDir, Tables};
@@ -60,6 +61,9 @@ pub async fn cleanup(directories: &Directories, runtime: Option<&RuntimePlaces>)
         removed.push(format!("device {OVERLAY_DEVICE}"));
     }
     removed.extend(pins.remove_all()?.into_iter().map(|pin| format!("pin {}", pin.display())));
+    if saved::remove(pods_dir)? {
+        removed.push(format!("file {}", pods_dir.join(saved::FILE).display()));
+    }
     if Store::new(pods_dir).remove()? {
         removed.push(format!("records of pods {}", pods_dir.display()));
     }

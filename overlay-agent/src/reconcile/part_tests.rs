@@ -23,7 +23,8 @@ fn snapshot() -> impl Strategy<Value = Topology> {
     (indices(), indices(), prop::collection::vec(any::<bool>(), 19)).prop_map(|(addresses, networks, there)| {
         let all = addresses.into_iter().zip(networks).zip(there).enumerate();
         let peers = all.filter(|(_, (_, there))| *there).map(|(index, ((number, network), _))| node(&format!("n{index}"), number, network));
-        Topology { nodes: peers.chain([node(THIS, 100, 100)]).map(|node| (node.name.clone(), node)).collect(), rejected: Vec::new() }
+        let nodes = peers.chain([node(THIS, 100, 100)]).map(|node| (node.name.clone(), node)).collect();
+        Topology { nodes, ..Topology::default() }
     })
 }
 

@@ -14,7 +14,7 @@ use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
 use crate::desired::{self, Inputs, desired};
 use crate::firewall::{self, FirewallError};
 use crate::measure::Record;
-use crate::model::{ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
+use crate::model::{Action, ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Netlink, OwnRoutes, Strays};
 use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
@@ -101,7 +101,8 @@ impl<'a> Node<'a> {
     pub async fn pass(&mut self, topology: &Arc<Topology>, look: Look, status: &mut Status) -> bool {
         let this = topology.nodes.get(&self.config.node_name);
         // Taken, not borrowed: what is kept is true until something goes wrong.
-        let kept = self.kept.take().filter(|kept| look == Look::Cluster && this == kept.topology.nodes.get(&self.config.node_name));
+        let is_same = |kept: &Kept| this == kept.topology.nodes.get(&self.config.node_name) && !topology.unconfirmed;
+        let kept = self.kept.take().filter(|kept| look == Look::Cluster && is_same(kept));
         let everything = kept.is_none();
         let mut outcome = Outcome::default();
         let held = match (this, kept) {
@@ -125,7 +126,8 @@ impl<'a> Node<'a> {
             warn!(error, "pass incomplete");
         }
         let complete = outcome.errors.is_empty();
-        self.kept = held.filter(|_| complete).map(|held| Kept { topology: Arc::clone(topology), held });
+        // Before a complete list nothing is removed, so that the kernel may hold more than it should.
+        self.kept = held.filter(|_| complete && !topology.unconfirmed).map(|held| Kept { topology: Arc::clone(topology), held });
         status.record_pass(Pass { at: now(), actions: outcome.actions, errors: outcome.errors });
         complete
     }
@@ -151,7 +153,12 @@ impl<'a> Node<'a> {
         let desired = desired?;
         status.set_underlay(&device, desired.link.mtu);
         let (observed, strays) = self.observe(&desired).await?;
-        let overlay_ifindex = self.carry_out(&desired, &observed, outcome).await;
+        let mut actions = plan(&desired, &observed);
+        if topology.unconfirmed {
+            // What is not known yet may be there nevertheless.
+            actions.retain(Action::puts);
+        }
+        let overlay_ifindex = self.carry_out(&actions, &observed, outcome).await;
         self.attach(&device, overlay_ifindex, status, outcome)?;
         let veths = self.sweep(overlay_ifindex, strays, outcome).await?;
         self.keep_pods(&veths, desired.link.address, outcome).await?;
@@ -170,7 +177,7 @@ impl<'a> Node<'a> {
         let observed = part.cut(&mut held, &underlay.next_hops);
         self.underlay = Some(underlay);
         let desired = desired?;
-        self.carry_out(&desired, &observed, outcome).await;
+        self.carry_out(&plan(&desired, &observed), &observed, outcome).await;
         put_back(&mut held, reached(desired, self.tables.settings()?));
         Ok(held)
     }
@@ -181,12 +188,11 @@ impl<'a> Node<'a> {
     }
 
     /// Does what is to be done. Returns the index of the overlay device.
-    async fn carry_out(&mut self, desired: &Desired, observed: &Observed, outcome: &mut Outcome) -> u32 {
-        let actions = plan(desired, observed);
+    async fn carry_out(&mut self, actions: &[Action], observed: &Observed, outcome: &mut Outcome) -> u32 {
         let overlay_ifindex = observed.link.as_ref().map_or(0, |link| link.ifindex);
         let Self { netlink, tables, datapath, .. } = self;
         let mut executor = Executor { netlink, tables, datapath, overlay_ifindex };
-        outcome.errors.extend(executor.apply(&actions).await);
+        outcome.errors.extend(executor.apply(actions).await);
         outcome.actions += actions.len();
         executor.overlay_ifindex
     }

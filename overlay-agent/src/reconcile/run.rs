@@ -2,7 +2,7 @@
 
 use super::pass::{Look, Node};
 use crate::clock::now;
-use crate::cluster::{self, Subscription};
+use crate::cluster::{self, Memory, Subscription, saved};
 use crate::config::Config;
 use crate::install::Installer;
 use crate::netlink::{Events, Netlink, sysctl};
@@ -47,7 +47,8 @@ pub async fn run(config: &Config) -> Result<()> {
     let mut node = Node::new(config, netlink.clone()).context("cannot load the data path")?;
     let load_ms = loading.elapsed().as_secs_f64() * 1e3;
     crate::datapath::forward_logs(node.datapath_mut());
-    let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval));
+    let memory = Memory { node_name: config.node_name.clone(), file: Some(config.directories.pods_dir.join(saved::FILE)) };
+    let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval), memory);
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
     let mut runtime = config.runtime.clone().map(|(places, template)| Installer::new(places, template)).transpose()?;
     for notice in &config.notices {

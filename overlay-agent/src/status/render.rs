@@ -199,7 +199,18 @@ fn source(status: &Status) -> Cell {
         Health::Healthy => ("current", Color::Green),
         Health::Failing => ("failing", Color::Red),
     };
-    Cell::new(format!("{} {}, {health} since {}", source.kind, source.place, source.since)).fg(colour)
+    let mut text = format!("{} {}, {health} since {}", source.kind, source.place, source.since);
+    for (what, since) in [("stale since", source.stale_since), ("from disk, saved at", source.from_disk)] {
+        if let Some(since) = since {
+            // Writing to a String does not fail.
+            let _ = write!(text, ", {what} {since}");
+        }
+    }
+    if let Some(waiting_for) = &source.waiting_for {
+        // Writing to a String does not fail.
+        let _ = write!(text, "; waits for {waiting_for}");
+    }
+    Cell::new(text).fg(colour)
 }
 
 fn peers(peers: &[Peer], style: Style) -> Table {

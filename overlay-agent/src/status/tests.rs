@@ -15,13 +15,8 @@ fn node(name: &str, address: [u8; 4], pod_cidr: &str) -> ClusterNode {
 }
 
 fn healthy() -> Status {
-    let source = SourceState {
-        kind: SourceKind::File,
-        place: "/etc/overlay/nodes.yaml".to_owned(),
-        health: Health::Healthy,
-        since: time(0),
-        last_error: None,
-    };
+    let place = "/etc/overlay/nodes.yaml".to_owned();
+    let source = SourceState { health: Health::Healthy, since: time(0), ..SourceState::new(SourceKind::File, place) };
     let mut topology = Topology::default();
     for node in [
         node("a", [192, 0, 2, 1], "10.244.1.0/24"),

@@ -31,6 +31,12 @@ struct State {
     history: Vec<(u64, String)>,
     page_size: Option<usize>,
     refusal: Option<(u16, Value)>,
+    /// `Retry-After` of a refusal, in seconds.
+    retry_after: Option<u64>,
+    /// Watches that are open and told nothing.
+    silent: Vec<mpsc::UnboundedSender<String>>,
+    /// How many requests came.
+    requests: usize,
     lists: usize,
     authorization: Option<String>,
     watches: Vec<mpsc::UnboundedSender<String>>,
@@ -126,6 +132,25 @@ impl ApiServer {
         self.shared.state().refusal = Some((code, status(code, reason, message)));
     }
 
+    /// Answers every request with 429, and asks to wait.
+    pub(crate) fn refuse_for(&self, seconds: u64) {
+        let mut state = self.shared.state();
+        state.refusal = Some((429, status(429, "TooManyRequests", "too many requests")));
+        state.retry_after = Some(seconds);
+    }
+
+    /// Says nothing more in any watch that is open now; none is closed. What happens is told to those that begin later.
+    pub(crate) fn fall_silent(&self) {
+        let mut state = self.shared.state();
+        let silent = std::mem::take(&mut state.watches);
+        state.silent.extend(silent);
+    }
+
+    /// How many requests came.
+    pub(crate) fn requests(&self) -> usize {
+        self.shared.state().requests
+    }
+
     /// Ends [`Self::refuse_with`].
     pub(crate) fn serve(&self) {
         self.shared.state().refusal = None;
@@ -208,20 +233,21 @@ async fn answer(request: &Request, writer: &mut OwnedWriteHalf, shared: &Shared)
     let refusal = {
         let mut state = shared.state();
         state.authorization.clone_from(&request.authorization);
-        state.refusal.clone()
+        state.requests += 1;
+        state.refusal.clone().map(|(code, body)| (code, body, state.retry_after))
     };
-    if let Some((code, body)) = refusal {
-        return respond(writer, code, &body).await;
+    if let Some((code, body, retry_after)) = refusal {
+        return respond(writer, code, &body, retry_after).await;
     }
     if request.path != "/api/v1/nodes" {
-        return respond(writer, 404, &status(404, "NotFound", &request.path)).await;
+        return respond(writer, 404, &status(404, "NotFound", &request.path), None).await;
     }
     if request.parameter("watch") == Some("true") {
         return watch(request, writer, shared).await;
     }
     let start = request.parameter("continue").and_then(|start| start.parse().ok()).unwrap_or_default();
     let page = shared.state().page(start);
-    respond(writer, 200, &page).await
+    respond(writer, 200, &page, None).await
 }
 
 async fn watch(request: &Request, writer: &mut OwnedWriteHalf, shared: &Shared) -> std::io::Result<()> {
@@ -249,9 +275,11 @@ async fn watch(request: &Request, writer: &mut OwnedWriteHalf, shared: &Shared) 
     writer.write_all(b"0\r\n\r\n").await
 }
 
-async fn respond(writer: &mut OwnedWriteHalf, code: u16, body: &Value) -> std::io::Result<()> {
+async fn respond(writer: &mut OwnedWriteHalf, code: u16, body: &Value, retry_after: Option<u64>) -> std::io::Result<()> {
     let body = body.to_string();
-    let head = format!("HTTP/1.1 {code} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    let retry_after = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
+    let length = body.len();
+    let head = format!("HTTP/1.1 {code} Answer\r\nContent-Type: application/json\r\n{retry_after}Content-Length: {length}\r\n\r\n");
     writer.write_all(head.as_bytes()).await?;
     writer.write_all(body.as_bytes()).await
 }

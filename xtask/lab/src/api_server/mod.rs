@@ -109,6 +109,12 @@ impl ApiServer {
         format!("{}://{}", if self.identity.is_some() { "https" } else { "http" }, self.address)
     }
 
+    /// The port it listens on.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// Writes what a client needs into a directory.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ mod cni;
 mod containerd;
 mod detour;
 mod directions;
+mod faults;
+mod faults_watch;
 mod foreign_pair;
 mod harness;
 mod kubernetes;
@@ -55,6 +57,7 @@ fn main() {
         agent::groups(),
         neighbours::groups(),
         kubernetes::groups(),
+        faults::groups(),
         measure::groups(),
         cni::groups(),
     ];
