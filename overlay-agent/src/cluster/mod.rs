@@ -136,7 +136,7 @@ impl Publisher {
     }
 
     /// Says since when what is published is from disk, or that it is not any more.
-    fn from_disk(&self, saved: Option<Timestamp>) {
+    fn tell_disk(&self, saved: Option<Timestamp>) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.from_disk, saved) != saved);
     }
 

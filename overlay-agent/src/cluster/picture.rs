@@ -17,13 +17,7 @@ use std::time::Duration;
 /// How long a deletion waits for others before it is judged: what deletes many does so within this, one after another.
 const LINGER: Duration = Duration::from_secs(1);
 /// Longest such wait while deletions go on.
-const LONGEST_LINGER: Duration = Duration::from_secs(60);
-/// How long a removal counts when the next ones are judged.
-const WINDOW: Duration = Duration::from_secs(60);
-/// Fewest removals within [`WINDOW`] that can look like a mistake.
-const FEWEST: usize = 2;
-/// How long an empty list is left alone before it is asked for again: no list without any node can be confirmed.
-const EMPTY_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_LINGER: Duration = Duration::from_mins(1);
 
 /// A moment, as time since any fixed one.
 pub type Moment = Duration;
@@ -225,7 +219,7 @@ impl Picture {
         self.whole |= !self.nodes.is_empty();
         if self.is_empty() {
             // Nothing was known and nothing is: there is nothing to hold, but it is not believed either.
-            let pause = if self.hold.is_some() { EMPTY_PAUSE } else { self.pause };
+            let pause = if self.hold.is_some() { judgement::EMPTY_PAUSE } else { self.pause };
             self.hold = Some(Hold { doubt: Doubt::Empty, due: now + pause });
             return;
         }
@@ -300,64 +294,6 @@ impl Picture {
         before != (self.leaving.len(), self.hold.clone())
     }
 
-    // === Judgement ===
-
-    /// Removes what is leaving, or holds it.
-    fn judge(&mut self, doubt: Option<Doubt>, now: Moment) {
-        while self.removed.front().is_some_and(|removed| *removed + WINDOW <= now) {
-            self.removed.pop_front();
-        }
-        match doubt.or_else(|| self.doubt()) {
-            // Before a complete list nothing is removed, however sure.
-            None if self.whole => {
-                let names: Vec<String> = self.leaving.iter().filter(|(_, leaving)| !leaving.held).map(|(name, _)| name.clone()).collect();
-                for name in names {
-                    self.remove(&name, now);
-                }
-            }
-            None => {}
-            Some(doubt) => {
-                let pause = if doubt == Doubt::Empty && self.hold.is_some() { EMPTY_PAUSE } else { self.pause };
-                let added = self.leaving.values_mut().filter(|leaving| !leaving.held).map(|leaving| leaving.held = true).count();
-                // What is held already keeps its moment, unless more has come that nobody has confirmed since, or that moment is over.
-                if added > 0 || self.hold.as_ref().is_none_or(|hold| hold.due <= now) {
-                    self.hold = Some(Hold { doubt, due: now + pause });
-                }
-            }
-        }
-        self.release();
-    }
-
-    /// What speaks against believing that all who are leaving are gone.
-    fn doubt(&self) -> Option<Doubt> {
-        let gone = self.leaving.len() + self.removed.len();
-        if self.leaving.is_empty() {
-            None
-        } else if self.nodes.is_empty() {
-            Some(Doubt::Empty)
-        } else if self.leaving.contains_key(&self.own) {
-            Some(Doubt::Own)
-        } else if gone >= FEWEST && gone > self.nodes.len() {
-            Some(Doubt::Few)
-        } else {
-            None
-        }
-    }
-
-    fn remove(&mut self, name: &str, now: Moment) {
-        if let Some(Leaving { known, deleted, .. }) = self.leaving.remove(name) {
-            self.removed.push_back(now);
-            self.buried.extend(known.candidate.uid.map(|uid| (uid, deleted.unwrap_or(self.floor))));
-        }
-    }
-
-    /// Ends a hold when nothing is held any more.
-    fn release(&mut self) {
-        if self.whole && self.hold.is_some() && !self.nodes.is_empty() && !self.leaving.values().any(|leaving| leaving.held) {
-            self.hold = None;
-        }
-    }
-
     /// The candidate, or what was known before of a node whose object cannot be read.
     fn sound(&self, candidate: Candidate, version: Version) -> Known {
         if let Err(reason) = &candidate.node
@@ -392,6 +328,8 @@ fn follows(new: &Candidate, version: Version, known: &Known) -> bool {
         _ => true,
     }
 }
+
+mod judgement;
 
 #[cfg(test)]
 #[path = "picture_tests.rs"]

@@ -271,9 +271,10 @@ impl Truth {
         Event::Applied(candidate, self.version)
     }
 
-    fn new_life(&mut self) -> Option<u32> {
+    /// A node of that number that was not there before.
+    fn create(&mut self, number: u8) -> Event {
         self.lives += 1;
-        Some(self.lives)
+        self.put(number, Some(self.lives))
     }
 
     fn remove(&mut self, number: u8) -> Option<Event> {
@@ -305,8 +306,7 @@ proptest! {
     ) {
         let mut truth = Truth { nodes: BTreeMap::new(), version: 10, lives: 0, told: Vec::new() };
         for number in first.into_iter().chain([1]) {
-            let life = truth.new_life();
-            let event = truth.put(number, life);
+            let event = truth.create(number);
             truth.told.push(event);
         }
         let mut picture = Picture::new("node-1".to_owned());
@@ -317,14 +317,12 @@ proptest! {
             let mut events = Vec::new();
             match step {
                 Step::Join(number) if !truth.nodes.contains_key(&number) => {
-                    let life = truth.new_life();
-                    events.push(truth.put(number, life));
+                    events.push(truth.create(number));
                 }
                 Step::Leave(number) => events.extend(truth.remove(number)),
                 Step::Recreate(number) if truth.nodes.contains_key(&number) => {
                     events.extend(truth.remove(number));
-                    let life = truth.new_life();
-                    events.push(truth.put(number, life));
+                    events.push(truth.create(number));
                 }
                 Step::Change(number) if truth.nodes.contains_key(&number) => events.push(truth.put(number, None)),
                 Step::Again(which) => tell(&mut picture, truth.told[which % truth.told.len()].clone(), now),

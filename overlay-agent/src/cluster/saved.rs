@@ -65,7 +65,7 @@ pub enum SavedError {
 struct Saved {
     layout: u32,
     node_name: String,
-    saved_at: Timestamp,
+    at: Timestamp,
     nodes: Vec<SavedNode>,
 }
 
@@ -89,7 +89,7 @@ pub fn text<'a>(node_name: &str, at: Timestamp, candidates: impl IntoIterator<It
     };
     let nodes = candidates.into_iter().filter_map(saved).collect();
     // A struct with string keys.
-    serde_json::to_vec(&Saved { layout: LAYOUT, node_name: node_name.to_owned(), saved_at: at, nodes }).unwrap_or_default()
+    serde_json::to_vec(&Saved { layout: LAYOUT, node_name: node_name.to_owned(), at, nodes }).unwrap_or_default()
 }
 
 /// Reads the file: when it was written, and the nodes. `None`: there is none.
@@ -118,7 +118,7 @@ pub fn load(path: &Path, node_name: &str) -> Result<Option<(Timestamp, Vec<Candi
         return Err(SavedError::OtherNode { path: path.to_owned(), node: saved.node_name });
     }
     let candidate = |SavedNode { uid, created, node }| Candidate { name: ClusterNode::clone(&node).name, uid, created, node: Ok(node) };
-    Ok(Some((saved.saved_at, saved.nodes.into_iter().map(candidate).collect())))
+    Ok(Some((saved.at, saved.nodes.into_iter().map(candidate).collect())))
 }
 
 /// Puts a new file in the place of the old one. It is on the disk when this returns: a reboot is what it is for.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Longest use of a client.
-const LONGEST_USE: Duration = Duration::from_secs(600);
+const LONGEST_USE: Duration = Duration::from_mins(10);
 /// Longest time for a connection and its TLS handshake.
 const CONNECT: Duration = Duration::from_secs(5);
 

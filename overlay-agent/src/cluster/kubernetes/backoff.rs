@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Longest wait that is our own idea.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Longest wait a server can ask for: one that says an hour most likely means something else.
-const LONGEST_ASKED: Duration = Duration::from_secs(120);
+const LONGEST_ASKED: Duration = Duration::from_mins(2);
 /// How much later than asked for is still polite, as a part: a server that tells thousands the same time should not get them all at once.
 const SPREAD: f64 = 0.5;
 

@@ -1,6 +1,6 @@
 //! The Kubernetes source: list and watch of Nodes.
 //!
-//! Talks to the API server, reads only (verbs get, list, watch on nodes); beside that it keeps one file (see [`saved`]). It never ends: with
+//! Talks to the API server, reads only (verbs get, list, watch on nodes); beside that it keeps one file (see [`saved`](super::saved)). It never ends: with
 //! the API away, forbidden, silent or talking nonsense it keeps trying, the last good snapshot stays and the problem is reported.
 //!
 //! This is a loop of our own over kube's client and not kube's watcher: that one holds an answer in memory three times over, tells
@@ -10,40 +10,30 @@
 mod access;
 mod backoff;
 mod event;
+mod keeper;
+mod listing;
 mod request;
 mod scan;
 
 pub use access::Access;
 
 use super::conflicts::topology_with;
-use super::nodes::{Candidate, UNREADABLE};
-use super::object::Object;
 use super::picture::{Doubt, Moment, Picture};
-use super::{Publisher, SourceKind, Subscription, saved, spawn};
-use crate::clock::now;
+use super::{Publisher, SourceKind, Subscription, spawn};
 use access::Door;
 use backoff::Backoff;
 use event::Event;
-use jiff::Timestamp;
+use keeper::Keeper;
 use kube::Client;
-use kube::api::{ListParams, VersionMatch, WatchParams};
+use kube::api::WatchParams;
 use request::{Lines, RequestError};
-use scan::Scan;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 /// Where Nodes are.
 const NODES: &str = "/api/v1/nodes";
-/// A list of whatever a server has in its cache, which costs it least. kube's client leaves the version out where a page size is set.
-const ANY: &str = "/api/v1/nodes?limit=500&resourceVersion=0&resourceVersionMatch=NotOlderThan";
-/// Nodes per page, where the server makes pages.
-const PAGE: u32 = 500;
-/// Longest wait for a list to begin: servers before 1.33 write all of it before they send the first byte.
-const LIST_ANSWER: Duration = Duration::from_secs(30);
 /// Longest wait for a watch to be accepted, connection and handshake included.
 const WATCH_ANSWER: Duration = Duration::from_secs(8);
 /// Longest silence of a watch. With [`WATCH_ANSWER`] a connection that died silently is known as such after 43 s.
@@ -58,14 +48,8 @@ const MANY: usize = 200;
 const WORKED: Duration = Duration::from_secs(5);
 /// Watches in a row that the server may refuse, or that may end in nonsense, before the version they begin at is given up.
 const PATIENCE: u32 = 3;
-/// Pause before a doubtful list is asked for again, and what is added at random per node: 5,000 agents ask over 50 s.
-const PAUSE: Duration = Duration::from_secs(10);
-const PAUSE_PER_NODE: Duration = Duration::from_millis(10);
 /// Most events taken before a snapshot is published, so that many joins make one.
 const BATCH: usize = 1024;
-/// Least time between two writes of the file.
-const SAVE_PAUSE: Duration = Duration::from_secs(5);
-
 /// What the source begins with, and keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
@@ -90,7 +74,6 @@ struct Follower {
     door: Door,
     publisher: Publisher,
     picture: Picture,
-    memory: Memory,
     backoff: Backoff,
     /// The version that was reached, as the server wrote it: where a watch goes on.
     reached: Option<String>,
@@ -102,17 +85,7 @@ struct Follower {
     refused: u32,
     /// What moments are counted from.
     epoch: Instant,
-    save: Save,
-}
-
-/// When the file is written, and what it holds.
-#[derive(Default)]
-struct Save {
-    wanted: bool,
-    last: Option<Instant>,
-    /// Hash of what it holds.
-    holds: Option<u64>,
-    running: Option<JoinHandle<()>>,
+    keeper: Keeper,
 }
 
 impl Follower {
@@ -121,14 +94,13 @@ impl Follower {
             door: Door::new(access),
             publisher,
             picture: Picture::new(memory.node_name.clone()),
-            memory,
+            keeper: Keeper::new(memory),
             backoff: Backoff::default(),
             reached: None,
             list_first: true,
             newest: false,
             refused: 0,
             epoch: Instant::now(),
-            save: Save::default(),
         }
     }
 
@@ -147,18 +119,11 @@ impl Follower {
 
     /// Begins with what the file has.
     fn restore(&mut self) {
-        let Some(path) = &self.memory.file else { return };
-        match saved::load(path, &self.memory.node_name) {
-            Ok(None) => {}
-            Ok(Some((saved_at, candidates))) => {
-                info!(file = %path.display(), %saved_at, nodes = candidates.len(), "begin with the nodes on disk until the API server answers");
-                self.save.holds = Some(hash(&saved::text(&self.memory.node_name, Timestamp::UNIX_EPOCH, &candidates)));
-                self.picture.restore(candidates);
-                self.publisher.from_disk(Some(saved_at));
-                self.publisher.waits_for(Some("the first complete list".to_owned()));
-                self.publish();
-            }
-            Err(error) => warn!(%error, "the nodes on disk are not used"),
+        if let Some((saved_at, candidates)) = self.keeper.load() {
+            self.picture.restore(candidates);
+            self.publisher.tell_disk(Some(saved_at));
+            self.publisher.waits_for(Some("the first complete list".to_owned()));
+            self.publish();
         }
     }
 
@@ -170,70 +135,6 @@ impl Follower {
         match (self.list_first, self.reached.clone()) {
             (false, Some(version)) => self.watch(&client, &version).await,
             _ => self.list(&client).await,
-        }
-    }
-
-    // === List ===
-
-    async fn list(&mut self, client: &Client) -> Result<(), RequestError> {
-        let begun = self.moment();
-        self.picture.begin_list(begun);
-        let listed = self.pages(client).await;
-        let version = match listed {
-            Ok(version) => version,
-            Err(error) => {
-                self.picture.drop_list();
-                // What the server's cache cannot give, or a page that has expired.
-                self.newest |= matches!(error, RequestError::Outdated(_)) || matches!(error.code(), Some(400 | 410 | 422 | 504));
-                return Err(error);
-            }
-        };
-        let pause = PAUSE + PAUSE_PER_NODE.mul_f64(fastrand::f64() * f64::from(u32::try_from(self.picture.len()).unwrap_or(u32::MAX)));
-        self.picture.set_pause(pause);
-        self.picture.end_list(version.parse().ok(), self.moment());
-        self.reached = Some(version);
-        (self.list_first, self.newest, self.refused) = (false, false, 0);
-        self.publish();
-        self.tell();
-        Ok(())
-    }
-
-    /// Reads every page; returns the list's version.
-    async fn pages(&mut self, client: &Client) -> Result<String, RequestError> {
-        let mut params = ListParams::default().limit(PAGE);
-        // From the cache of whichever server answers, but nothing older than what was seen.
-        let any = !self.newest && self.reached.is_none();
-        if let Some(reached) = self.reached.clone().filter(|_| !self.newest) {
-            params = params.at(&reached).matching(VersionMatch::NotOlderThan);
-        }
-        let mut request = if any {
-            http::Request::get(ANY).body(Vec::new()).map_err(kube::core::request::Error::BuildRequest).map_err(kube::Error::BuildRequest)?
-        } else {
-            page_request(&params)?
-        };
-        let mut position = 0;
-        loop {
-            let body = request::get(client, request, LIST_ANSWER).await?;
-            let mut scan = Scan::new();
-            let Self { picture, publisher, .. } = self;
-            request::read(body, |bytes| {
-                publisher.contact.now();
-                let mut take = |item: &[u8]| {
-                    position += 1;
-                    let (candidate, version) = read_item(item, position);
-                    picture.listed(candidate, version);
-                };
-                scan.push(bytes, &mut take).map_err(Into::into)
-            })
-            .await?;
-            let page = scan.finish()?;
-            if page.next.is_none() {
-                let version = page.version.ok_or(RequestError::NoVersion)?;
-                let outdated = !self.newest && self.picture.is_outdated(version.parse().ok());
-                return if outdated { Err(RequestError::Outdated(version)) } else { Ok(version) };
-            }
-            params.continue_token = page.next;
-            request = page_request(&params)?;
         }
     }
 
@@ -288,7 +189,8 @@ impl Follower {
             if self.list_first {
                 return Ok(());
             }
-            let due = [self.picture.tick_due(), self.picture.list_due(), self.save_due()].into_iter().flatten().min();
+            let due = [self.picture.tick_due(), self.picture.list_due()].into_iter().flatten().min().map(|due| self.epoch + due);
+            let due = [due, self.keeper.due()].into_iter().flatten().min();
             tokio::select! {
                 more = lines.more() => {
                     if !more? {
@@ -296,7 +198,7 @@ impl Follower {
                     }
                     self.publisher.contact.now();
                 }
-                () = sleep_until(self.epoch + due.unwrap_or_default()), if due.is_some() => {}
+                () = sleep_until(due.unwrap_or(self.epoch)), if due.is_some() => {}
             }
         }
     }
@@ -325,7 +227,7 @@ impl Follower {
             self.publish();
             self.tell_of_held();
         }
-        self.save();
+        self.keeper.save(&self.picture);
         result
     }
 
@@ -385,9 +287,9 @@ impl Follower {
     /// Waits, and goes on with what does not need the API server.
     async fn rest(&mut self, wait: Duration) {
         let end = Instant::now() + wait;
-        while let Some(due) = self.save_due().map(|due| self.epoch + due).filter(|due| *due < end) {
+        while let Some(due) = self.keeper.due().filter(|due| *due < end) {
             sleep_until(due).await;
-            self.save();
+            self.keeper.save(&self.picture);
         }
         sleep_until(end).await;
     }
@@ -403,13 +305,13 @@ impl Follower {
         topology.unconfirmed = !self.picture.is_whole();
         let confirmed = !topology.unconfirmed;
         if self.publisher.publish(topology) && confirmed {
-            self.save.wanted = true;
+            self.keeper.want();
         }
         // After the nodes themselves: whoever sees that they are confirmed sees those that are.
         if confirmed {
-            self.publisher.from_disk(None);
+            self.publisher.tell_disk(None);
         }
-        self.save();
+        self.keeper.save(&self.picture);
     }
 
     /// Tells how things are after the server has answered.
@@ -439,56 +341,4 @@ impl Follower {
         }
         self.publisher.waits_for(Some("a second list that says the same, or another".to_owned()));
     }
-
-    // === File ===
-
-    /// When the file is to be written.
-    fn save_due(&self) -> Option<Moment> {
-        let next = self.save.last.map_or(self.epoch, |last| last + SAVE_PAUSE);
-        (self.save.wanted && self.memory.file.is_some()).then(|| next.saturating_duration_since(self.epoch))
-    }
-
-    /// Writes the file if it is time and there is something new.
-    fn save(&mut self) {
-        let Some(path) = self.memory.file.clone().filter(|_| self.save_due().is_some_and(|due| due <= self.moment())) else { return };
-        self.save.last = Some(Instant::now());
-        // A disk that hangs does so once.
-        if self.save.running.as_ref().is_some_and(|running| !running.is_finished()) {
-            return;
-        }
-        self.save.wanted = false;
-        let text = |at| saved::text(&self.memory.node_name, at, self.picture.live().chain(self.picture.kept()));
-        let holds = hash(&text(Timestamp::UNIX_EPOCH));
-        if self.save.holds.replace(holds) == Some(holds) {
-            return;
-        }
-        let text = text(now());
-        // What waits for a disk must not keep events waiting.
-        self.save.running = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = saved::store(&path, &text) {
-                warn!(%error, "the nodes are not on disk: a reboot without API server would begin with older ones");
-            }
-        }));
-    }
-}
-
-fn page_request(params: &ListParams) -> Result<http::Request<Vec<u8>>, kube::Error> {
-    kube::core::Request::new(NODES).list(params).map_err(kube::Error::BuildRequest)
-}
-
-/// One item of a list.
-fn read_item(item: &[u8], position: usize) -> (Candidate, Option<u64>) {
-    match serde_json::from_slice::<Object>(item) {
-        Ok(object) => (object.candidate(position), object.version()),
-        Err(error) => {
-            let node = Err(format!("{UNREADABLE}: {error}"));
-            (Candidate { name: format!("item {position}"), uid: None, created: None, node }, None)
-        }
-    }
-}
-
-fn hash(text: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }

@@ -17,7 +17,7 @@ const LARGEST_REFUSAL: usize = 64 << 10;
 const STEP: Duration = Duration::from_secs(15);
 const LEAST: usize = 16 << 10;
 /// Longest body of a list: 10,000 nodes of 16 kB at 2.2 Mbit/s.
-const LONGEST_BODY: Duration = Duration::from_secs(600);
+const LONGEST_BODY: Duration = Duration::from_mins(10);
 
 /// A request did not bring what was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -48,6 +48,7 @@ enum Place {
 
 /// A scan of one answer.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the place in the text")]
 pub(super) struct Scan {
     place: Place,
     depth: u32,
