@@ -101,14 +101,17 @@ pub fn desired(inputs: &Inputs<'_>) -> Result<Desired, DesiredError> {
         if let Some(next_hop) = next_hop {
             let (pod_net, pod_mask) = network(peer.pod_cidr);
             desired.nodes.insert(peer.address, abi::Node { pod_net, pod_mask, reach: way.reach() });
-            desired.neighbours.insert(ManagedNeighbour { address: next_hop.address, ifindex: next_hop.ifindex });
-            if next_hop.on_link {
-                // Its own route to us may be another than ours to it: what it sends as a neighbour is known by its MAC.
-                desired.neighbours.insert(ManagedNeighbour { address: peer.address, ifindex: next_hop.ifindex });
-            }
+            desired.neighbours.extend(neighbours(peer.address, next_hop));
         }
     }
     Ok(desired)
+}
+
+/// Whose MACs have to be known for the sake of `node`: its next hop's, and its own where it is a neighbour. Its route to us may be another
+/// than ours to it, and what it sends as a neighbour is known by its MAC.
+pub fn neighbours(node: Ipv4Addr, next_hop: &NextHop) -> impl Iterator<Item = ManagedNeighbour> {
+    let ifindex = next_hop.ifindex;
+    [next_hop.address].into_iter().chain(next_hop.on_link.then_some(node)).map(move |address| ManagedNeighbour { address, ifindex })
 }
 
 /// The networks that are sent packets as they are.

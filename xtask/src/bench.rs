@@ -3,6 +3,7 @@
 //! Measures nothing itself. What is its own is `--against`: another build to compare with, made ready before the lab starts.
 
 mod against;
+mod scale;
 
 use crate::build_ebpf;
 use crate::lab::{self, Output, name_of};
@@ -20,7 +21,8 @@ Examples:
   cargo xtask bench --rows receive --contenders tc,flannel,none
   cargo xtask bench --rows receive,send --against HEAD~1
   cargo xtask bench --against /tmp/before/overlay-agent --rounds 9
-  cargo xtask bench --all --update-docs              what docs/performance.md shows";
+  cargo xtask bench --all --update-docs              what docs/performance.md shows
+  cargo xtask bench scale --update-docs              what docs/scale.md shows";
 
 /// Measure our data path and its rivals alternately, in one run: medians, spread and ratios.
 ///
@@ -28,8 +30,10 @@ Examples:
 /// JSON, SVG charts and one HTML page go to the folder of --out. Leave the machine alone meanwhile: everything else that runs on it is
 /// measured too, though it hits all contenders alike.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    other: Option<Kind>,
     /// Only rows whose id contains one of these [default: the standard set].
     #[arg(long, value_name = "SUBSTRING,…", value_delimiter = ',', value_parser = word)]
     rows: Vec<String>,
@@ -66,8 +70,17 @@ pub(crate) struct Args {
     output: Output,
 }
 
+/// What is measured in the place of the packet path.
+#[derive(clap::Subcommand)]
+enum Kind {
+    Scale(scale::Args),
+}
+
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(Kind::Scale(args)) = &args.other {
+        return scale::run(args);
+    }
     if args.list {
         build::lab_in_release()?;
         return step::loud(lab::command(true)?.args(["bench", "--list"]).args(flags(args, &out(args)?, None)));
@@ -76,6 +89,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Purpose::Ebpf, Purpose::Lab])?;
     // A revision that does not exist is told before anything is built.
     let against = args.against.as_deref().map(Against::find).transpose()?;
+    let revision = build_to_measure()?;
+    let other = against.as_ref().map(Against::prepare).transpose()?;
+    // The lab finds the documentation from the working directory; what the user named is relative to the user's.
+    let mut bench = lab::command(true)?;
+    bench.current_dir(place::workspace()).arg("bench").args(flags(args, &out(args)?, other.as_ref()));
+    bench.args(["--command", &typed(std::env::args().skip(1))]);
+    if let Some(revision) = revision {
+        bench.args(["--revision", &revision]);
+    }
+    step::loud(&mut bench)
+}
+
+/// Builds everything in release. Returns the revision; a tree without git, from an archive, has none to tell.
+fn build_to_measure() -> Result<Option<String>> {
     let revision = against::revision_of(place::workspace());
     if revision.as_ref().is_ok_and(|revision| revision.has_changes) {
         eprintln!("bench: the tree has uncommitted changes; they are part of what is measured");
@@ -83,16 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     eprintln!("bench: building in release, because figures of a debug build would be wrong; the first time this takes minutes");
     build_ebpf::build_embedded()?;
     build::host(true)?;
-    let other = against.as_ref().map(Against::prepare).transpose()?;
-    // The lab finds the documentation from the working directory; what the user named is relative to the user's.
-    let mut bench = lab::command(true)?;
-    bench.current_dir(place::workspace()).arg("bench").args(flags(args, &out(args)?, other.as_ref()));
-    bench.args(["--command", &typed(std::env::args().skip(1))]);
-    // A tree without git, from an archive, has no revision to tell.
-    if let Ok(revision) = revision {
-        bench.args(["--revision", &revision.to_string()]);
-    }
-    step::loud(&mut bench)
+    Ok(revision.ok().map(|revision| revision.to_string()))
 }
 
 /// The command line as it was typed, for the report.

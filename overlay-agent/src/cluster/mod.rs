@@ -21,13 +21,13 @@ pub use state::{Contact, Health, Held, SourceError, SourceKind, SourceState};
 
 use crate::clock::now;
 use crate::config::Source;
-use crate::model::Topology;
+use crate::model::{RejectedNode, Topology};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Starts the source. Needs a tokio runtime. `recheck`: how often a file is looked at even if no event told of a change. `memory`: what
 /// the Kubernetes source begins with.
@@ -192,23 +192,40 @@ fn with_causes(problem: &dyn std::error::Error) -> String {
     text
 }
 
+/// Nodes that join or change at once and get a line each in the log at its usual level.
+const LOGGED: usize = 32;
+
 fn log_change(before: &Topology, after: &Topology) {
+    let mut told = 0;
     for (name, node) in &after.nodes {
-        match before.nodes.get(name) {
-            None => info!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "node joined"),
-            Some(old) if old != node => info!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "node changed"),
-            Some(_) => {}
+        let old = before.nodes.get(name);
+        if old == Some(node) {
+            continue;
+        }
+        let what = if old.is_some() { "node changed" } else { "node joined" };
+        told += 1;
+        if told <= LOGGED {
+            info!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "{what}");
+        } else {
+            debug!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "{what}");
         }
         if let Some(notice) = &node.notice
-            && before.nodes.get(name).is_none_or(|old| old.notice.as_ref() != Some(notice))
+            && old.is_none_or(|old| old.notice.as_ref() != Some(notice))
         {
             warn!(node = name, notice, "node used, but look at it");
         }
     }
+    if told > LOGGED {
+        info!(more = told - LOGGED, nodes = after.nodes.len(), "nodes joined or changed");
+    }
     for name in before.nodes.keys().filter(|name| !after.nodes.contains_key(*name)) {
         info!(node = name, "node gone");
     }
-    for rejected in after.rejected.iter().filter(|rejected| !before.rejected.contains(rejected)) {
+    // Both are sorted by name and reason.
+    let is_known = |rejected: &RejectedNode| {
+        before.rejected.binary_search_by(|old| (&old.name, &old.reason).cmp(&(&rejected.name, &rejected.reason))).is_ok()
+    };
+    for rejected in after.rejected.iter().filter(|rejected| !is_known(rejected)) {
         warn!(node = rejected.name, reason = rejected.reason, "node left out");
     }
 }

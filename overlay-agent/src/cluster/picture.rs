@@ -81,7 +81,7 @@ pub struct Picture {
     leaving: BTreeMap<String, Leaving>,
     /// The uids that were removed since the last complete list, with the version of their deletion.
     buried: BTreeMap<String, Version>,
-    /// When nodes were removed, within [`WINDOW`].
+    /// When nodes were removed, within [`judgement::WINDOW`].
     removed: VecDeque<Moment>,
     hold: Option<Hold>,
     listing: Option<Listing>,

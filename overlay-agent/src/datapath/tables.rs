@@ -187,6 +187,11 @@ impl Tables {
             .collect()
     }
 
+    /// Which node has exactly this pod network.
+    pub fn subnet(&self, net: Ipv4Net) -> Result<Option<abi::Subnet>, DatapathError> {
+        named(map::SUBNETS, found(self.subnets.get(&subnet_key(net), 0))).map(|bytes| bytes.map(|bytes| transmute!(bytes)))
+    }
+
     /// Adds or replaces a pod network, in one update: no program sees half of it.
     pub fn put_subnet(&mut self, net: Ipv4Net, subnet: &abi::Subnet) -> Result<(), DatapathError> {
         let bytes: SubnetBytes = transmute!(*subnet);

@@ -12,7 +12,7 @@ use crate::datapath::Generator;
 use crate::model::{AddressOrigin, ClusterNode, Mac, Topology};
 use crate::netlink::{Cable, CableEnd, Namespace, Netlink, ethtool};
 use crate::pod::{self, PodRequest};
-use crate::reconcile::pass::Node;
+use crate::reconcile::pass::{Look, Node};
 use crate::serve::Listen;
 use crate::status::Status;
 use frames::{Datagram, Link, Tunnel};
@@ -23,6 +23,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// Name of the cable's ends, the NICs of the scratch nodes.
@@ -165,16 +166,13 @@ impl End {
     /// Makes the namespace a node, by the agent's own pass, and wires its pod.
     fn start(&self, bpffs: &Path, rung: Rung) -> Result<(), MeasureError> {
         let config = config(self.place, bpffs, rung);
-        let topology = Topology {
-            nodes: [NEAR, FAR].map(|place| (place.name.to_owned(), place.cluster_node())).into(),
-            rejected: Vec::new(),
-            unconfirmed: false,
-        };
+        let nodes = [NEAR, FAR].map(|place| (place.name.to_owned(), place.cluster_node())).into();
+        let topology = Arc::new(Topology { nodes, rejected: Vec::new(), unconfirmed: false });
         self.node.run(|| -> Result<(), MeasureError> {
             let mut status = Status::new(config.node_name.clone(), no_source());
             let complete = runtime()?.block_on(async {
                 let mut node = Node::new(&config, Netlink::connect()?)?;
-                Ok::<_, MeasureError>(node.pass(&topology, &mut status).await)
+                Ok::<_, MeasureError>(node.pass(&topology, Look::Everything, &mut status).await)
             })?;
             if !complete {
                 let errors = status.last_pass.map(|pass| pass.errors.join("; ")).unwrap_or_default();

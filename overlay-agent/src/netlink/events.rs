@@ -2,7 +2,7 @@
 //!
 //! An event never says how things are now: whoever gets one reads the tables. It is left out when nothing the agent depends on
 //! changed, so that a quiet network lets it sleep: the neighbours the kernel keeps resolved go from REACHABLE to PROBE and back for
-//! ever, and a DHCP client renews its address every few minutes.
+//! ever, and a DHCP client renews its address every few minutes. Routes written through the same [`Netlink`] are left out too.
 
 use super::nftables::Changes;
 use super::route;
@@ -117,13 +117,15 @@ impl Events {
                 },
             };
             let Some((notification, _)) = notification else { return Ok(None) };
+            let own = self.netlink.is_own(notification.header.port_number);
             match notification.payload {
                 NetlinkPayload::Overrun(_) => self.lost = true,
-                NetlinkPayload::InnerMessage(message) => {
-                    if let Some(event) = self.known.note(&message) {
-                        return Ok(Some(event));
-                    }
-                }
+                NetlinkPayload::InnerMessage(message) => match self.known.note(&message) {
+                    // What this connection did to a route is known to whoever did it; a node that joins would cost a second look.
+                    Some(Event::Route(_)) if own => {}
+                    Some(event) => return Ok(Some(event)),
+                    None => {}
+                },
                 _ => {}
             }
         }

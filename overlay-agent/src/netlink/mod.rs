@@ -7,6 +7,7 @@
 //! Messages are built with rtnetlink's builders where it has them, but sent by `Netlink::exchange`: rtnetlink's own `execute` takes a
 //! connection that broke before the answer for success, and drops the kernel's explanation of an error.
 
+mod bulk;
 mod cable;
 mod error;
 pub mod ethtool;
@@ -28,15 +29,18 @@ pub use error::{Error, Failure};
 pub use events::{Event, Events};
 pub use link::{Address, Link};
 pub use namespace::Namespace;
-pub use neighbour::{Neighbour, NeighbourPut};
+pub use neighbour::Neighbour;
+pub use route::{OwnRoutes, Strays};
 pub use veth::{POD_GATEWAY, POD_GSO_MAX_SIZE, PodVeth};
 
+use bulk::{Answer, Bulk, Request};
 use futures::StreamExt;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload as Payload};
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::proto::{Connection, ConnectionHandle};
-use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
+use rtnetlink::sys::{AsyncSocket, Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -49,11 +53,14 @@ const DUMP_ATTEMPTS: usize = 5;
 
 /// A connection to the kernel's network configuration of one network namespace.
 ///
-/// Clones share the socket. The task that drives it ends when the last clone is dropped. Every method fails with
+/// Clones share the sockets: one for conversations, one for requests by the thousand. The task that drives the first ends when the last clone is dropped. Every method fails with
 /// [`Error::Request`] naming the object; further errors are named where they can occur.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     requests: ConnectionHandle<Message>,
+    bulk: Arc<Mutex<Bulk>>,
+    /// Addresses of both sockets, see [`Netlink::is_own`].
+    ports: [u32; 2],
 }
 
 impl Netlink {
@@ -65,9 +72,9 @@ impl Netlink {
     ///
     /// Outside a tokio runtime with I/O and time enabled.
     pub fn connect() -> Result<Self, Error> {
-        let (connection, requests) = open().map_err(Error::Socket)?;
+        let (netlink, connection) = open().map_err(Error::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { requests })
+        Ok(netlink)
     }
 
     /// Connects to another network namespace; the calling thread stays in its own.
@@ -80,14 +87,14 @@ impl Netlink {
     pub fn connect_in(namespace: &Namespace) -> Result<Self, Error> {
         let runtime = tokio::runtime::Handle::current();
         // A socket belongs for ever to the namespace of the thread that opened it: only the opening has to happen over there.
-        let (connection, requests) = namespace
+        let (netlink, connection) = namespace
             .run(|| {
                 let _registered = runtime.enter();
                 open()
             })?
             .map_err(Error::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { requests })
+        Ok(netlink)
     }
 
     /// Sends one request and collects its answer up to and including the acknowledgement.
@@ -95,6 +102,22 @@ impl Netlink {
         let mut answer = Vec::new();
         self.converse(message, NLM_F_ACK | flags, |part| answer.push(part)).await?;
         Ok(answer)
+    }
+
+    /// Sends many requests with one answer each, and returns the answers in the same order: see [`bulk`].
+    async fn exchange_many(&self, requests: &[Request]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for some in requests.chunks(bulk::AT_ONCE) {
+            answers.extend(self.bulk.lock().unwrap_or_else(PoisonError::into_inner).exchange(some));
+            // Thousands of them take a while, and the agent has one thread.
+            tokio::task::yield_now().await;
+        }
+        answers
+    }
+
+    /// Whether a notification with this port number tells of something done through this connection.
+    fn is_own(&self, port: u32) -> bool {
+        self.ports.contains(&port)
     }
 
     /// Reads a whole table through `pick`, again from the start when it changed meanwhile.
@@ -130,15 +153,23 @@ impl Netlink {
     }
 }
 
-/// Opens a request socket in the calling thread's namespace.
-fn open() -> io::Result<(Connection<Message>, ConnectionHandle<Message>)> {
+/// Opens the request sockets in the calling thread's namespace.
+fn open() -> io::Result<(Netlink, Connection<Message>)> {
     let (mut connection, requests, _unsolicited) = rtnetlink::proto::new_connection::<Message>(NETLINK_ROUTE)?;
     connection.set_forward_ack(true);
     connection.set_forward_done(true);
     let socket = connection.socket_mut().socket_mut();
+    prepare(socket)?;
+    let port = socket.bind_auto()?.port_number();
+    let bulk = Bulk::open()?;
+    let ports = [port, bulk.port];
+    Ok((Netlink { requests, bulk: Arc::new(Mutex::new(bulk)), ports }, connection))
+}
+
+/// Sets what every request socket needs.
+fn prepare(socket: &Socket) -> io::Result<()> {
     // The kernel filters dumps by table and protocol only in strict mode: a node may carry a full Internet table.
     socket.set_netlink_get_strict_chk(true)?;
     socket.set_ext_ack(true)?;
-    socket.set_cap_ack(true)?;
-    Ok((connection, requests))
+    socket.set_cap_ack(true)
 }

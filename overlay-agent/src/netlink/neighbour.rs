@@ -5,10 +5,10 @@
 //! 1,024 entries (`gc_thresh3`): a flat network with more nodes than that would otherwise lose some of them. Ours carry [`ROUTE_PROTOCOL`] in `NDA_PROTOCOL` (readable with `ip neigh` as `proto 79`); only those are ever removed.
 
 use super::error::Naming;
-use super::{Error, Failure, Message, Netlink};
+use super::{Answer, Error, Failure, Message, Netlink};
 use crate::model::{Mac, ManagedNeighbour, NeighbourState, ROUTE_PROTOCOL};
 use nix::errno::Errno;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
@@ -28,15 +28,6 @@ pub struct Neighbour {
     pub permanent: bool,
     /// The agent asked the kernel to keep it resolved.
     pub ours: bool,
-}
-
-/// What [`Netlink::put_neighbour`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NeighbourPut {
-    /// The kernel now keeps the entry resolved for us.
-    Managed,
-    /// The entry is configured by hand: it is as good as resolved, and was left as it is.
-    Permanent,
 }
 
 impl Neighbour {
@@ -93,31 +84,30 @@ impl Netlink {
         Ok(ours.map(|((ifindex, address), _)| ManagedNeighbour { address, ifindex }).collect())
     }
 
-    /// Asks the kernel to keep a next hop resolved, from now on and by itself.
+    /// Asks the kernel to keep next hops resolved, from now on and by itself. Returns what did not work; the rest is done nevertheless.
     ///
-    /// An existing entry keeps its state and its MAC. One that was configured by hand is left alone: the kernel would drop its MAC,
-    /// because an entry cannot be both permanent and managed.
-    pub async fn put_neighbour(&self, neighbour: ManagedNeighbour) -> Result<NeighbourPut, Error> {
-        let existing = self.neighbour(neighbour).await.naming(|| format!("look up {}", words(neighbour)))?;
-        if existing.is_some_and(|entry| entry.permanent) {
-            return Ok(NeighbourPut::Permanent);
+    /// An existing entry keeps its state and its MAC. One that was configured by hand is as good as resolved and left alone: the kernel
+    /// would drop its MAC, because an entry cannot be both permanent and managed.
+    pub async fn put_neighbours(&self, neighbours: &[ManagedNeighbour]) -> Vec<Error> {
+        let (mut wanted, mut errors) = (Vec::new(), Vec::new());
+        for (neighbour, entry) in neighbours.iter().zip(self.neighbours_at(neighbours).await) {
+            match entry {
+                Ok(Some(entry)) if entry.permanent => {}
+                Ok(_) => wanted.push(*neighbour),
+                Err(error) => errors.push(error),
+            }
         }
-        // State NUD_NONE together with the managed flag tells the kernel to leave the entry's state alone (neigh_update in
-        // net/core/neighbour.c); then it probes whatever is not yet known.
-        let mut message = message_for(neighbour);
-        message.header.flags = NeighbourFlags::ExtLearned;
-        message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
-        message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
-        self.exchange(Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
-            .await
-            .naming(|| format!("keep {} resolved", words(neighbour)))?;
-        Ok(NeighbourPut::Managed)
+        let request = |neighbour: &ManagedNeighbour| (Message::NewNeighbour(managed(*neighbour)), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE);
+        let answers = self.exchange_many(&wanted.iter().map(request).collect::<Vec<_>>()).await;
+        let refused = wanted.iter().zip(answers);
+        errors.extend(refused.filter_map(|(neighbour, answer)| answer.naming(|| format!("keep {} resolved", words(*neighbour))).err()));
+        errors
     }
 
     /// Removes an entry if it is one of ours; anything else, or nothing there, is fine.
     pub async fn remove_neighbour(&self, neighbour: ManagedNeighbour) -> Result<(), Error> {
         let naming = || format!("remove {}", words(neighbour));
-        if !self.neighbour(neighbour).await.naming(naming)?.is_some_and(|entry| entry.ours) {
+        if !self.neighbour(neighbour).await?.is_some_and(|entry| entry.ours) {
             return Ok(());
         }
         match self.exchange(Message::DelNeighbour(message_for(neighbour)), 0).await {
@@ -135,16 +125,35 @@ impl Netlink {
         self.exchange(Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).await.map(drop)
     }
 
-    pub(super) async fn neighbour(&self, neighbour: ManagedNeighbour) -> Result<Option<Neighbour>, Failure> {
-        match self.exchange(Message::GetNeighbour(message_for(neighbour)), 0).await {
-            Ok(answer) => Ok(answer.iter().find_map(|part| match part {
-                Message::NewNeighbour(entry) => Neighbour::decode(entry).map(|(_, _, entry)| entry),
-                _ => None,
-            })),
-            Err(failure) if matches!(failure.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(None),
-            Err(failure) => Err(failure),
-        }
+    /// One entry of the neighbour table, if there is one.
+    pub(super) async fn neighbour(&self, place: ManagedNeighbour) -> Result<Option<Neighbour>, Error> {
+        self.neighbours_at(&[place]).await.pop().unwrap_or(Ok(None))
     }
+
+    /// The entries of the neighbour table at these places, in their order.
+    pub(super) async fn neighbours_at(&self, places: &[ManagedNeighbour]) -> Vec<Result<Option<Neighbour>, Error>> {
+        let requests: Vec<_> = places.iter().map(|place| (Message::GetNeighbour(message_for(*place)), 0)).collect();
+        let entry = |(place, answer): (&ManagedNeighbour, Answer)| {
+            match answer {
+                Ok(Some(Message::NewNeighbour(entry))) => Ok(Neighbour::decode(&entry).map(|(_, _, entry)| entry)),
+                Ok(_) => Err(Failure::Incomplete("neighbour")),
+                Err(failure) if matches!(failure.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(None),
+                Err(failure) => Err(failure),
+            }
+            .naming(|| format!("look up {}", words(*place)))
+        };
+        places.iter().zip(self.exchange_many(&requests).await).map(entry).collect()
+    }
+}
+
+/// What asks the kernel to keep a neighbour resolved. State `NUD_NONE` together with the managed flag tells the kernel to leave the entry's
+/// state alone (`neigh_update` in net/core/neighbour.c); then it probes whatever is not yet known.
+fn managed(neighbour: ManagedNeighbour) -> NeighbourMessage {
+    let mut message = message_for(neighbour);
+    message.header.flags = NeighbourFlags::ExtLearned;
+    message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)));
+    message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+    message
 }
 
 fn message_for(neighbour: ManagedNeighbour) -> NeighbourMessage {

@@ -3,12 +3,12 @@
 //! A route of another protocol is never replaced or removed, even when it is in the way: that is an error with its name.
 
 use super::error::Naming;
-use super::{Error, Failure, Message, Netlink};
+use super::{Answer, Error, Failure, Message, Netlink};
 use crate::model::{OVERLAY_DEVICE, POD_ROUTE_PROTOCOL, ROUTE_PROTOCOL, Route};
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType, RouteVia,
@@ -16,24 +16,39 @@ use rtnetlink::packet_route::route::{
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
+/// All routes with our protocol number.
+#[derive(Debug, Default)]
+pub struct OwnRoutes {
+    /// Those [`Netlink::put_routes`] makes, decoded exactly.
+    pub routes: BTreeSet<Route>,
+    /// Those that differ from that in any way, left by another version, for [`Netlink::remove_strays`].
+    pub strays: Strays,
+}
+
+/// Routes with our protocol number that this version does not make.
+#[derive(Debug, Default)]
+pub struct Strays(Vec<RouteMessage>);
+
 impl Netlink {
-    /// Our routes, decoded exactly: a route with our protocol number that differs in any way from what [`Netlink::put_route`] makes
-    /// is not among them, see [`Netlink::remove_stray_routes`].
-    pub async fn routes(&self) -> Result<BTreeSet<Route>, Error> {
+    /// The routes with our protocol number.
+    pub async fn own_routes(&self) -> Result<OwnRoutes, Error> {
         let device = self.link_by_name(OVERLAY_DEVICE).await?.map(|link| link.ifindex);
-        let routes = self.own_routes().await?;
-        Ok(routes.iter().filter_map(|message| decode(message, device)).collect())
+        let mut own = OwnRoutes::default();
+        for message in self.routes_of(ROUTE_PROTOCOL).await? {
+            match decode(&message, device) {
+                Some(route) => drop(own.routes.insert(route)),
+                None => own.strays.0.push(message),
+            }
+        }
+        Ok(own)
     }
 
-    /// Removes routes with our protocol number that are not of a form we make (left by another version), and says which.
-    /// Writes nothing when there are none.
-    pub async fn remove_stray_routes(&self) -> Result<Vec<String>, Error> {
-        let device = self.link_by_name(OVERLAY_DEVICE).await?.map(|link| link.ifindex);
+    /// Removes strays and says which. Does nothing when there are none.
+    pub async fn remove_strays(&self, strays: Strays) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
-        let strays: Vec<_> = self.own_routes().await?.into_iter().filter(|message| decode(message, device).is_none()).collect();
-        if !strays.is_empty() {
+        if !strays.0.is_empty() {
             let names = self.device_names().await?;
-            for message in strays {
+            for message in strays.0 {
                 let description = describe(&message, |ifindex| name_of(ifindex, &names));
                 self.delete_route(message).await.naming(|| format!("remove stray route {description}"))?;
                 removed.push(description);
@@ -78,24 +93,37 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// Adds a route, or replaces our own route to the same destination.
+    /// Adds routes, or replaces our own to the same destinations. Returns what did not work; the rest is done nevertheless.
     ///
-    /// Fails with [`Error::NoDevice`] if there is no overlay device, and with [`Error::RouteTaken`] if somebody else has a route to
-    /// exactly this destination. The kernel also refuses a source that is no address of this node.
-    pub async fn put_route(&self, route: Route) -> Result<(), Error> {
-        let message = self.message_of(route).await?;
-        let destination = route.destination();
-        let naming = || format!("add route {destination}");
-        match self.exchange(Message::NewRoute(message.clone()), NLM_F_CREATE | NLM_F_EXCL).await {
-            Err(failure) if failure.errno() == Some(Errno::EEXIST) => {
-                // The kernel replaces the first route to the destination, whoever made it: look before letting it.
-                if let Some(owner) = self.foreign_route(destination).await? {
-                    return Err(Error::RouteTaken { destination: destination.to_string(), owner });
-                }
-                self.exchange(Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).await.map(drop).naming(naming)
-            }
-            result => result.map(drop).naming(naming),
+    /// [`Error::NoDevice`]: there is no overlay device, and nothing was tried. [`Error::RouteTaken`]: somebody else has a route to exactly
+    /// this destination. The kernel also refuses a source that is no address of this node.
+    pub async fn put_routes(&self, routes: &[Route]) -> Vec<Error> {
+        self.try_put_routes(routes).await.unwrap_or_else(|error| vec![error])
+    }
+
+    async fn try_put_routes(&self, routes: &[Route]) -> Result<Vec<Error>, Error> {
+        let leaves = routes.iter().any(|route| matches!(route, Route::Overlay { .. }));
+        let device = if leaves { self.existing_link(OVERLAY_DEVICE).await?.ifindex } else { 0 };
+        let request = |route: Route, flags| (Message::NewRoute(message_of(route, device)), NLM_F_ACK | NLM_F_CREATE | flags);
+        let error = |(route, answer): (&Route, Answer)| answer.naming(|| format!("add route {}", route.destination())).err();
+
+        let new: Vec<_> = routes.iter().map(|route| request(*route, NLM_F_EXCL)).collect();
+        let (taken, rest): (Vec<_>, Vec<_>) =
+            routes.iter().zip(self.exchange_many(&new).await).partition(|(_, answer)| errno(answer) == Some(Errno::EEXIST));
+        let mut errors: Vec<Error> = rest.into_iter().filter_map(error).collect();
+        if taken.is_empty() {
+            return Ok(errors);
         }
+        // The kernel replaces the first route to the destination, whoever made it: look before letting it.
+        let owners = self.foreign_routes().await?;
+        let (foreign, ours): (Vec<Route>, Vec<Route>) =
+            taken.into_iter().map(|(route, _)| *route).partition(|route| owners.contains_key(&route.destination()));
+        let replace: Vec<_> = ours.iter().map(|route| request(*route, NLM_F_REPLACE)).collect();
+        errors.extend(ours.iter().zip(self.exchange_many(&replace).await).filter_map(error));
+        let owned = |destination: Ipv4Net| Some((destination, owners.get(&destination)?.clone()));
+        let owned = foreign.into_iter().filter_map(|route| owned(route.destination()));
+        errors.extend(owned.map(|(destination, owner)| Error::RouteTaken { destination: destination.to_string(), owner }));
+        Ok(errors)
     }
 
     /// Removes one of our routes; one that is not there is fine.
@@ -117,27 +145,6 @@ impl Netlink {
         }
     }
 
-    async fn message_of(&self, route: Route) -> Result<RouteMessage, Error> {
-        let message = base(route.destination()).kind(kind_of(route));
-        Ok(match route {
-            Route::Overlay { source, .. } => {
-                let device = self.existing_link(OVERLAY_DEVICE).await?;
-                message.scope(RouteScope::Link).output_interface(device.ifindex).pref_source(source).build()
-            }
-            Route::Direct { gateway, ifindex, source, mtu, .. } => {
-                let mut message = message.gateway(gateway).output_interface(ifindex).pref_source(source).build();
-                message.attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
-                message
-            }
-            Route::Unreachable { .. } => message.build(),
-        })
-    }
-
-    /// All routes with our protocol number.
-    async fn own_routes(&self) -> Result<Vec<RouteMessage>, Error> {
-        self.routes_of(ROUTE_PROTOCOL).await
-    }
-
     /// All IPv4 routes with this protocol number in the main table; the kernel does the filtering.
     async fn routes_of(&self, protocol: u8) -> Result<Vec<RouteMessage>, Error> {
         let mut request = RouteMessage::default();
@@ -147,18 +154,17 @@ impl Netlink {
         self.dump_routes(request).await.naming(|| format!("list the routes with protocol {protocol}"))
     }
 
-    /// The first route to exactly this destination, at our metric, that is not ours, in words.
-    async fn foreign_route(&self, destination: Ipv4Net) -> Result<Option<String>, Error> {
+    /// The routes at our metric that are not ours, in words, by destination.
+    async fn foreign_routes(&self) -> Result<BTreeMap<Ipv4Net, String>, Error> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
         request.header.table = RouteHeader::RT_TABLE_MAIN;
         let routes = self.dump_routes(request).await.naming(|| "list the routes".to_owned())?;
-        let in_the_way = |message: &&RouteMessage| {
-            destination_in(message) == Some(destination) && metric(message) == 0 && message.header.protocol != protocol()
-        };
-        let Some(route) = routes.iter().find(in_the_way) else { return Ok(None) };
         let names = self.device_names().await?;
-        Ok(Some(describe(route, |ifindex| name_of(ifindex, &names))))
+        let foreign = routes.iter().filter(|message| metric(message) == 0 && message.header.protocol != protocol());
+        let described =
+            foreign.filter_map(|message| Some((destination_in(message)?, describe(message, |ifindex| name_of(ifindex, &names)))));
+        Ok(described.collect())
     }
 
     async fn device_names(&self) -> Result<HashMap<u32, String>, Error> {
@@ -185,11 +191,29 @@ fn kind_of(route: Route) -> RouteType {
     }
 }
 
+/// What the kernel is told of a route. `device`: index of the overlay device.
+fn message_of(route: Route, device: u32) -> RouteMessage {
+    let message = base(route.destination()).kind(kind_of(route));
+    match route {
+        Route::Overlay { source, .. } => message.scope(RouteScope::Link).output_interface(device).pref_source(source).build(),
+        Route::Direct { gateway, ifindex, source, mtu, .. } => {
+            let mut message = message.gateway(gateway).output_interface(ifindex).pref_source(source).build();
+            message.attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+            message
+        }
+        Route::Unreachable { .. } => message.build(),
+    }
+}
+
+fn errno(answer: &Answer) -> Option<Errno> {
+    answer.as_ref().err().and_then(Failure::errno)
+}
+
 fn base(destination: Ipv4Net) -> RouteMessageBuilder<Ipv4Addr> {
     RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination.addr(), destination.prefix_len()).protocol(protocol())
 }
 
-/// The model's word for a route, if it is exactly what `put_route` makes. `device` is the overlay device.
+/// The model's word for a route, if it is exactly what `put_routes` makes. `device` is the overlay device.
 fn decode(message: &RouteMessage, device: Option<u32>) -> Option<Route> {
     let header = &message.header;
     if header.tos != 0 || header.source_prefix_length != 0 {

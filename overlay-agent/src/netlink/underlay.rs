@@ -1,21 +1,17 @@
 //! What the network outside looks like from here: the NIC with this node's address, and the next hop to every other node.
 //!
 //! The routes are the kernel's own decisions (one `RTM_GETROUTE` per node), not our reading of its tables: policy rules, VRFs, several
-//! tables and multipath are the kernel's business. A look-up costs about 25 µs: 5,000 nodes some 125 ms in a release build
+//! tables and multipath are the kernel's business. Look-ups go to the kernel many at once, some 4 µs each
 //! (`five_thousand_peers` in `tests/netlink` prints it).
 
 use super::error::Naming;
 use super::{Address, Error, Failure, Link, Message, Neighbour, Netlink};
-use crate::model::{Mac, NeighbourState, NextHop, OVERLAY_DEVICE, Underlay, UnderlayDevice};
-use futures::{StreamExt, TryStreamExt};
+use crate::model::{Mac, ManagedNeighbour, NeighbourState, NextHop, OVERLAY_DEVICE, Underlay, UnderlayDevice};
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
-use std::collections::{BTreeMap, HashMap};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
-
-/// Look-ups on their way at once. netlink-proto sends one message at a time, so more than a few only fill its queue.
-const LOOKUPS_IN_FLIGHT: usize = 32;
 
 /// The part of the kernel's answer that counts.
 struct Lookup {
@@ -35,48 +31,75 @@ impl Netlink {
     /// Fails with [`Error::NoDevice`], [`Error::AddressNotOnDevice`], [`Error::AddressNowhere`], [`Error::AddressAmbiguous`] and
     /// [`Error::NotEthernet`]: each says what was found instead.
     pub async fn underlay(&self, node_address: Ipv4Addr, interface: Option<&str>, peers: &[Ipv4Addr]) -> Result<Underlay, Error> {
-        let links = self.links().await?;
-        let addresses = self.addresses().await?;
-        let device = underlay_device(&links, &addresses, node_address, interface)?;
-        let exits: HashMap<u32, Mac> = links
-            .iter()
-            .filter(|link| link.name != OVERLAY_DEVICE && !link.loopback)
-            .filter_map(|link| Some((link.ifindex, link.mac?)))
-            .collect();
-        let lookups: Vec<(Ipv4Addr, Option<Lookup>)> = futures::stream::iter(peers.iter().copied())
-            .map(|peer| async move { Ok::<_, Error>((peer, self.lookup(peer).await?)) })
-            .buffer_unordered(LOOKUPS_IN_FLIGHT)
-            .try_collect()
-            .await?;
-        let neighbours = self.neighbours().await?;
-        let next_hops = lookups
-            .into_iter()
-            .filter_map(|(peer, lookup)| Some((peer, next_hop(peer, &lookup?, (&exits, &addresses), &neighbours)?)))
-            .collect();
-        Ok(Underlay { device, next_hops })
+        let device = underlay_device(&self.links().await?, &self.addresses().await?, node_address, interface)?;
+        Ok(Underlay { device, next_hops: self.next_hops(peers).await? })
     }
 
-    /// How the kernel would send to `destination` now; `None` if it would not.
-    async fn lookup(&self, destination: Ipv4Addr) -> Result<Option<Lookup>, Error> {
-        let mut request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination, 32).build();
-        // A look-up says nothing of the route it is to find; strict checking insists on that.
-        request.header.table = 0;
-        request.header.protocol = rtnetlink::packet_route::route::RouteProtocol::Unspec;
-        request.header.kind = RouteType::Unspec;
-        let answer = match self.exchange(Message::GetRoute(request), 0).await {
-            // No route or unreachable; prohibit; blackhole, which is told from a bad request by the missing explanation.
-            Err(
-                Failure::Refused { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. }
-                | Failure::Refused { errno: Errno::EINVAL, reason: None },
-            ) => return Ok(None),
-            result => result.and_then(|parts| {
-                parts
-                    .into_iter()
-                    .find_map(|part| if let Message::NewRoute(route) = part { Some(route) } else { None })
-                    .ok_or(Failure::Incomplete("route"))
-            }),
-        };
-        Ok(decode(&answer.naming(|| format!("look up the route to {destination}"))?))
+    /// How the kernel would send to each of these addresses now; one that it would not send to is absent, as in [`Netlink::underlay`].
+    pub async fn next_hops(&self, peers: &[Ipv4Addr]) -> Result<BTreeMap<Ipv4Addr, NextHop>, Error> {
+        let lookups = self.lookups(peers).await?;
+        let mut exits = HashMap::new();
+        for ifindex in lookups.iter().map(|(_, lookup)| lookup.ifindex).collect::<BTreeSet<u32>>() {
+            let link = self.link_by_index(ifindex).await?.filter(|link| link.name != OVERLAY_DEVICE && !link.loopback);
+            exits.extend(link.and_then(|link| Some((ifindex, link.mac?))));
+        }
+        let addresses = self.addresses().await?;
+        let on_link = lookups.iter().filter(|(peer, lookup)| lookup.on_link(*peer, &addresses));
+        let on_link = on_link.map(|(peer, lookup)| ManagedNeighbour { address: *peer, ifindex: lookup.ifindex });
+        let mut places: Vec<ManagedNeighbour> = lookups.iter().map(|(peer, lookup)| lookup.neighbour(*peer)).chain(on_link).collect();
+        places.sort_unstable();
+        places.dedup();
+        let mut neighbours = BTreeMap::new();
+        for (place, entry) in places.iter().zip(self.neighbours_at(&places).await) {
+            neighbours.extend(entry?.map(|entry| (*place, entry)));
+        }
+        Ok(lookups
+            .into_iter()
+            .filter_map(|(peer, lookup)| Some((peer, next_hop(peer, &lookup, (&exits, &addresses), &neighbours)?)))
+            .collect())
+    }
+
+    /// How the kernel would send to each of `destinations` now; without those it would not send to.
+    async fn lookups(&self, destinations: &[Ipv4Addr]) -> Result<Vec<(Ipv4Addr, Lookup)>, Error> {
+        let requests: Vec<_> = destinations.iter().map(|destination| (Message::GetRoute(question(*destination)), 0)).collect();
+        let answers = self.exchange_many(&requests).await;
+        let mut lookups = Vec::with_capacity(destinations.len());
+        for (destination, answer) in destinations.iter().zip(answers) {
+            let answer = match answer {
+                // No route or unreachable; prohibit; blackhole, which is told from a bad request by the missing explanation.
+                Err(
+                    Failure::Refused { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. }
+                    | Failure::Refused { errno: Errno::EINVAL, reason: None },
+                ) => continue,
+                Ok(Some(Message::NewRoute(route))) => Ok(route),
+                Ok(_) => Err(Failure::Incomplete("route")),
+                Err(failure) => Err(failure),
+            };
+            let route = answer.naming(|| format!("look up the route to {destination}"))?;
+            lookups.extend(decode(&route).map(|lookup| (*destination, lookup)));
+        }
+        Ok(lookups)
+    }
+}
+
+/// A look-up says nothing of the route it is to find; strict checking insists on that.
+fn question(destination: Ipv4Addr) -> RouteMessage {
+    let mut request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination, 32).build();
+    request.header.table = 0;
+    request.header.protocol = RouteProtocol::Unspec;
+    request.header.kind = RouteType::Unspec;
+    request
+}
+
+impl Lookup {
+    /// Whether `peer` is in a network of the device that leads to it, a router on the way or not.
+    fn on_link(&self, peer: Ipv4Addr, addresses: &[Address]) -> bool {
+        addresses.iter().any(|own| own.ifindex == self.ifindex && own.is_neighbour(peer))
+    }
+
+    /// Who packets to `peer` are handed to.
+    fn neighbour(&self, peer: Ipv4Addr) -> ManagedNeighbour {
+        ManagedNeighbour { address: self.gateway.unwrap_or(peer), ifindex: self.ifindex }
     }
 }
 
@@ -106,21 +129,22 @@ fn next_hop(
     peer: Ipv4Addr,
     lookup: &Lookup,
     (exits, addresses): (&HashMap<u32, Mac>, &[Address]),
-    neighbours: &BTreeMap<(u32, Ipv4Addr), Neighbour>,
+    neighbours: &BTreeMap<ManagedNeighbour, Neighbour>,
 ) -> Option<NextHop> {
-    let address = lookup.gateway.unwrap_or(peer);
+    let neighbour = lookup.neighbour(peer);
     let local_mac = *exits.get(&lookup.ifindex)?;
-    let entry = neighbours.get(&(lookup.ifindex, address));
-    let of_node = neighbours.get(&(lookup.ifindex, peer));
+    let entry = neighbours.get(&neighbour);
+    let on_link = lookup.on_link(peer, addresses);
+    let of_node = on_link.then(|| neighbours.get(&ManagedNeighbour { address: peer, ..neighbour })).flatten();
     Some(NextHop {
-        address,
+        address: neighbour.address,
         ifindex: lookup.ifindex,
         local_mac,
         source: lookup.source,
         mac: entry.and_then(|entry| entry.mac),
         state: entry.map_or(NeighbourState::Absent, |entry| entry.state),
         mtu: lookup.mtu,
-        on_link: addresses.iter().any(|own| own.ifindex == lookup.ifindex && own.is_neighbour(peer)),
+        on_link,
         node_mac: of_node.and_then(|entry| entry.mac),
     })
 }

@@ -53,7 +53,7 @@ impl Netlink {
 
     async fn neighbour_damage(&self, link: &Link, address: Ipv4Addr, mac: Mac) -> Result<Option<String>, Error> {
         let neighbour = ManagedNeighbour { address, ifindex: link.ifindex };
-        let found = self.neighbour(neighbour).await.naming(|| format!("look up neighbour {address} on device {}", link.name))?;
+        let found = self.neighbour(neighbour).await?;
         let right = found.is_some_and(|found| found.permanent && found.mac == Some(mac));
         Ok((!right).then(|| format!("device {} has no permanent neighbour {address} at {mac}", link.name)))
     }

@@ -4,11 +4,12 @@
 //! pass, because it still differs.
 
 use crate::datapath::{Datapath, DatapathError, Direction, Hook, Tables};
-use crate::model::{Action, OVERLAY_DEVICE, OverlayLink};
+use crate::model::{Action, ManagedNeighbour, OVERLAY_DEVICE, OverlayLink, Route};
 use crate::netlink::{self, Netlink};
 use overlay_common::abi::{self, program};
+use std::mem::discriminant;
 use std::net::Ipv4Addr;
-use tracing::info;
+use tracing::{debug, info};
 
 /// An action that did not work.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +37,28 @@ pub struct Executor<'a> {
 impl Executor<'_> {
     /// Carries out `actions` in their order; returns what did not work.
     pub async fn apply(&mut self, actions: &[Action]) -> Vec<String> {
+        log(actions);
         let mut errors = Vec::new();
-        for action in actions {
-            info!(action = %describe(action), "apply");
-            if let Err(error) = self.carry_out(action).await {
-                errors.push(format!("{}: {error}", describe(action)));
+        // Actions of one kind follow each other and need not wait for each other: netlink takes them by the thousand.
+        for some in actions.chunk_by(|a, b| discriminant(a) == discriminant(b)) {
+            match some {
+                [Action::PutRoute(_), ..] => {
+                    let route = |action: &Action| if let Action::PutRoute(route) = action { Some(*route) } else { None };
+                    let routes: Vec<Route> = some.iter().filter_map(route).collect();
+                    errors.extend(self.netlink.put_routes(&routes).await.iter().map(ToString::to_string));
+                }
+                [Action::PutNeighbour(_), ..] => {
+                    let hop = |action: &Action| if let Action::PutNeighbour(hop) = action { Some(*hop) } else { None };
+                    let hops: Vec<ManagedNeighbour> = some.iter().filter_map(hop).collect();
+                    errors.extend(self.netlink.put_neighbours(&hops).await.iter().map(ToString::to_string));
+                }
+                _ => {
+                    for action in some {
+                        if let Err(error) = self.carry_out(action).await {
+                            errors.push(format!("{}: {error}", describe(action)));
+                        }
+                    }
+                }
             }
         }
         errors
@@ -58,10 +76,10 @@ impl Executor<'_> {
             Action::PutSubnet(net, node) => self.tables.put_subnet(*net, node)?,
             Action::RemoveSubnet(net) => self.tables.remove_subnet(*net)?,
             Action::RemoveNode(address) => self.tables.remove_node(*address)?,
-            Action::PutRoute(route) => self.netlink.put_route(*route).await?,
             Action::RemoveRoute(route) => self.netlink.remove_route(*route).await?,
-            Action::PutNeighbour(neighbour) => self.netlink.put_neighbour(*neighbour).await.map(drop)?,
             Action::RemoveNeighbour(neighbour) => self.netlink.remove_neighbour(*neighbour).await?,
+            // Taken together above.
+            Action::PutRoute(_) | Action::PutNeighbour(_) => {}
         }
         Ok(())
     }
@@ -88,9 +106,28 @@ pub fn attach_overlay(datapath: &mut Datapath, ifindex: u32) -> Result<(), Datap
     Ok(())
 }
 
+/// Most actions that get a line each in the log at its usual level: thousands of nodes that come at once are one line.
+const LOGGED: usize = 32;
+
+fn log(actions: &[Action]) {
+    if actions.len() <= LOGGED {
+        for action in actions {
+            info!(action = %describe(action), "apply");
+        }
+        return;
+    }
+    for action in actions {
+        debug!(action = %describe(action), "apply");
+    }
+    for some in actions.chunk_by(|a, b| discriminant(a) == discriminant(b)) {
+        if let [first, more @ ..] = some {
+            info!(action = %describe(first), more = more.len(), "apply");
+        }
+    }
+}
+
 /// The action in a few words, for log and status.
 fn describe(action: &Action) -> String {
-    use crate::model::Route;
     let route = |route: &Route| match route {
         Route::Overlay { destination, .. } => format!("route {destination} dev {OVERLAY_DEVICE}"),
         Route::Direct { destination, gateway, .. } => format!("route {destination} via {gateway}"),

@@ -38,14 +38,15 @@ pub async fn cleanup(directories: &Directories, runtime: Option<&RuntimePlaces>)
             removed.push(format!("pod veth {}", link.name));
         }
     }
-    for route in netlink.routes().await? {
+    let own = netlink.own_routes().await?;
+    for route in own.routes {
         netlink.remove_route(route).await?;
         removed.push(match route {
             Route::Overlay { destination, .. } | Route::Direct { destination, .. } => format!("route {destination}"),
             Route::Unreachable { destination } => format!("route unreachable {destination}"),
         });
     }
-    removed.extend(netlink.remove_stray_routes().await?.into_iter().map(|route| format!("route {route}")));
+    removed.extend(netlink.remove_strays(own.strays).await?.into_iter().map(|route| format!("route {route}")));
     for neighbour in netlink.managed_neighbours().await? {
         netlink.remove_neighbour(neighbour).await?;
         removed.push(format!("managed neighbour {}", neighbour.address));

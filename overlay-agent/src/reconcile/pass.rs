@@ -1,48 +1,72 @@
-//! One pass: look at everything, compute what differs, change only that.
+//! One pass: look, compute what differs, change only that.
+//!
+//! What is looked at depends on the reason, and on nothing else: a pass without an error leaves the kernel in a known state, which is kept,
+//! and news of the cluster alone is compared with that instead of reading it back. From there on both are the same line: desired, plan,
+//! apply. Whatever could make what is kept wrong (an event of the kernel, an error, the timer, news of this very node) reads everything.
 
 use super::apply::{self, Executor};
-use super::plan::plan;
+use super::part::{Part, put_back};
+use super::plan::{plan, reached};
 use super::receive::{self, Rung};
 use crate::clock::now;
-use crate::cni::ipam::{PodRecord, Store};
 use crate::config::Config;
 use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
 use crate::desired::{self, Inputs, desired};
 use crate::firewall::{self, FirewallError};
 use crate::measure::Record;
 use crate::model::{Action, ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
-use crate::netlink::{Link, Netlink};
-use crate::pod;
+use crate::netlink::{Netlink, OwnRoutes, Strays};
 use crate::status::{Pass, Peer, StateDir, Status};
 use anyhow::{Context as _, Result};
 use ipnet::Ipv4Net;
 use overlay_common::abi::{program, receive as rung};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use tracing::{info, warn};
 
-/// What passes work on, and the little they remember: what this process has attached already.
+/// How much is looked at, from less to more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Look {
+    /// The list of nodes. The kernel holds what the last pass left.
+    Cluster,
+    /// The kernel too.
+    Everything,
+}
+
+/// What the last pass left, if it had no error.
+struct Kept {
+    /// The cluster, as it was then.
+    topology: Arc<Topology>,
+    /// What the kernel holds for it.
+    held: Observed,
+}
+
+/// What passes work on, and the little they remember: what this process has attached already, and what the last one left.
 pub struct Node<'a> {
-    config: &'a Config,
-    netlink: Netlink,
-    datapath: Datapath,
-    tables: Tables,
-    pins: PinDir,
+    pub(super) config: &'a Config,
+    pub(super) netlink: Netlink,
+    pub(super) datapath: Datapath,
+    pub(super) tables: Tables,
+    pub(super) pins: PinDir,
     /// The NIC and the rung chosen for it.
-    receive: Option<(UnderlayDevice, Rung)>,
+    pub(super) receive: Option<(UnderlayDevice, Rung)>,
     /// The overlay device that has our programs.
     overlay_ifindex: Option<u32>,
     /// The pods' veths that have this process's `from_pod`, or got it from `overlay-cni` since.
-    pods_replaced: bool,
+    pub(super) pods_replaced: bool,
     /// What the rungs did when they were measured here; asked for when a rung is chosen.
     measured: Option<Record>,
     firewall: firewall::Keeper,
+    /// The host's network as it was last seen.
+    underlay: Option<Underlay>,
+    kept: Option<Kept>,
     /// Pod networks that a route may lead to past the overlay device.
     direct: BTreeSet<Ipv4Net>,
     /// What was logged of peers that cannot be reached.
     told: BTreeSet<String>,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
-    unattached: BTreeSet<u32>,
+    pub(super) unattached: BTreeSet<u32>,
     /// How many actions all passes carried out.
     actions: u64,
 }
@@ -68,6 +92,8 @@ impl<'a> Node<'a> {
             pods_replaced: false,
             measured: Record::load(&StateDir::new(config.directories.state_dir.clone())),
             firewall: firewall::Keeper::default(),
+            underlay: None,
+            kept: None,
             direct: desired::direct_networks(&subnets),
             told: BTreeSet::new(),
             unattached: BTreeSet::new(),
@@ -87,13 +113,29 @@ impl<'a> Node<'a> {
     }
 
     /// Makes a pass and records it. Returns whether everything is as it should be.
-    pub async fn pass(&mut self, topology: &Topology, status: &mut Status) -> bool {
+    ///
+    /// It looks at no less than `look`, and at more if what would have to be known without looking is not.
+    pub async fn pass(&mut self, topology: &Arc<Topology>, look: Look, status: &mut Status) -> bool {
+        let this = topology.nodes.get(&self.config.node_name);
+        status.set_node(topology);
+        // Taken, not borrowed: what is kept is true until something goes wrong.
+        let is_same = |kept: &Kept| this == kept.topology.nodes.get(&self.config.node_name) && !topology.unconfirmed;
+        let kept = self.kept.take().filter(|kept| look == Look::Cluster && is_same(kept));
+        let everything = kept.is_none();
         let mut outcome = Outcome::default();
-        if let Err(error) = self.try_pass(topology, status, &mut outcome).await {
+        let held = match (this, kept) {
+            (Some(this), Some(kept)) => self.pass_over_changes(this, topology, kept, (status, &mut outcome)).await.map(Some),
+            (Some(this), None) => self.pass_over_everything(this, topology, status, &mut outcome).await.map(Some),
+            // `desired` has the words for it; the kernel stays as it is.
+            (None, _) => self.explain_absence(topology).map(|()| None),
+        };
+        let held = held.unwrap_or_else(|error| {
             outcome.errors.push(format!("{error:#}"));
-        }
+            None
+        });
         // Whatever kept the rest from being done: pods that talk go on talking to the outside.
-        if let Some(this) = topology.nodes.get(&self.config.node_name)
+        if everything
+            && let Some(this) = this
             && let Err(error) = self.keep_firewall(this, status, &mut outcome).await
         {
             outcome.errors.push(format!("packet filter: {error}"));
@@ -103,51 +145,16 @@ impl<'a> Node<'a> {
         }
         let complete = outcome.errors.is_empty();
         self.actions += outcome.actions as u64;
+        // Before a complete list nothing is removed, so that the kernel may hold more than it should.
+        self.kept = held.filter(|_| complete && !topology.unconfirmed).map(|held| Kept { topology: Arc::clone(topology), held });
         status.record_pass(Pass { at: now(), actions: outcome.actions, errors: outcome.errors });
         complete
     }
 
-    async fn try_pass(&mut self, topology: &Topology, status: &mut Status, outcome: &mut Outcome) -> Result<()> {
-        status.set_cluster(topology, None);
-        let Some(this) = topology.nodes.get(&self.config.node_name) else {
-            // `desired` has the words for it; the kernel stays as it is.
-            self.explain_absence(topology)?;
-            return Ok(());
-        };
-        let peers: Vec<Ipv4Addr> = topology.nodes.values().filter(|node| node.name != this.name).map(|node| node.address).collect();
-        let underlay = self.netlink.underlay(this.address, self.config.underlay_interface.as_deref(), &peers).await?;
-        status.set_cluster(topology, Some(&underlay));
-        let mode = self.receive_mode(&underlay)?;
-        let desired = desired(&self.inputs(topology, &underlay, mode))?;
-        status.set_underlay(&underlay.device, desired.settings.mtu);
+    /// Puts what is known of the cluster into the status.
+    pub fn tell(&mut self, topology: &Topology, status: &mut Status) {
+        status.set_cluster(topology, self.underlay.as_ref());
         self.tell_problems(status);
-        let direct = desired::direct_networks(&desired.subnets);
-        if !direct.is_subset(&self.direct) {
-            // Before the first route leads past the overlay device.
-            self.direct.extend(&direct);
-            if let Err(error) = self.keep_firewall(this, status, outcome).await {
-                outcome.errors.push(format!("packet filter: {error}"));
-            }
-        }
-
-        let observed = self.observe(&desired).await?;
-        let mut actions = plan(&desired, &observed);
-        if topology.unconfirmed {
-            // What is not known yet may be there nevertheless.
-            actions.retain(Action::puts);
-        }
-        let overlay_ifindex = observed.link.as_ref().map_or(0, |link| link.ifindex);
-        let Self { netlink, tables, datapath, .. } = self;
-        let mut executor = Executor { netlink, tables, datapath, overlay_ifindex };
-        let errors = executor.apply(&actions).await;
-        let overlay_ifindex = executor.overlay_ifindex;
-        outcome.actions += actions.len();
-        outcome.errors.extend(errors);
-        self.direct = direct;
-
-        self.attach(&underlay.device, overlay_ifindex, status, outcome)?;
-        let veths = self.sweep(overlay_ifindex, outcome).await?;
-        self.keep_pods(&veths, desired.link.address, outcome).await
     }
 
     /// Logs what keeps a peer from being reached, once.
@@ -157,6 +164,88 @@ impl<'a> Node<'a> {
             warn!(problem, "a node cannot be reached");
         }
         self.told = problems;
+    }
+
+    /// Reads everything back and mends it. Returns what the kernel holds afterwards.
+    async fn pass_over_everything(
+        &mut self,
+        this: &ClusterNode,
+        topology: &Topology,
+        status: &mut Status,
+        outcome: &mut Outcome,
+    ) -> Result<Observed> {
+        let interface = self.config.underlay_interface.as_deref();
+        self.underlay = None;
+        let underlay = self.netlink.underlay(this.address, interface, &peers(this, topology)).await?;
+        let desired = self.aim(topology, &underlay);
+        let device = self.underlay.insert(underlay).device.clone();
+        let desired = desired?;
+        status.set_underlay(&device, desired.settings.mtu);
+        let direct = self.admit(this, &desired, status, outcome).await;
+        let (observed, strays) = self.observe(&desired).await?;
+        let mut actions = plan(&desired, &observed);
+        if topology.unconfirmed {
+            // What is not known yet may be there nevertheless.
+            actions.retain(Action::puts);
+        }
+        let overlay_ifindex = self.carry_out(&actions, &observed, outcome).await;
+        self.direct = direct;
+        self.attach(&device, overlay_ifindex, status, outcome)?;
+        let veths = self.sweep(overlay_ifindex, strays, outcome).await?;
+        self.keep_pods(&veths, desired.link.address, outcome).await?;
+        Ok(reached(desired, self.tables.settings()?))
+    }
+
+    /// The same line for the nodes that changed since the last pass, in the place of reading back what that left. Returns what the kernel
+    /// holds afterwards.
+    async fn pass_over_changes(
+        &mut self,
+        this: &ClusterNode,
+        topology: &Topology,
+        kept: Kept,
+        (status, outcome): (&mut Status, &mut Outcome),
+    ) -> Result<Observed> {
+        let Kept { topology: before, mut held } = kept;
+        let part = Part::between(&before, topology, this);
+        let mut underlay = self.underlay.take().context("the underlay was never looked at")?;
+        part.forget(&mut underlay.next_hops);
+        underlay.next_hops.extend(self.netlink.next_hops(&peers(this, &part.now)).await?);
+        let desired = self.aim(&part.now, &underlay);
+        let observed = part.cut(&mut held, &underlay.next_hops);
+        self.underlay = Some(underlay);
+        let desired = desired?;
+        self.admit(this, &desired, status, outcome).await;
+        self.carry_out(&plan(&desired, &observed), &observed, outcome).await;
+        put_back(&mut held, reached(desired, self.tables.settings()?));
+        Ok(held)
+    }
+
+    /// Has the packet filter leave alone what will be sent as it is, before the first route leads past the overlay device. Returns those
+    /// networks. What is sent so no more is forgotten once a pass over everything has changed the routes.
+    async fn admit(&mut self, this: &ClusterNode, desired: &Desired, status: &mut Status, outcome: &mut Outcome) -> BTreeSet<Ipv4Net> {
+        let direct = desired::direct_networks(&desired.subnets);
+        if !direct.is_subset(&self.direct) {
+            self.direct.extend(&direct);
+            if let Err(error) = self.keep_firewall(this, status, outcome).await {
+                outcome.errors.push(format!("packet filter: {error}"));
+            }
+        }
+        direct
+    }
+
+    /// What the kernel should hold for these nodes.
+    fn aim(&self, topology: &Topology, underlay: &Underlay) -> Result<Desired> {
+        Ok(desired(&self.inputs(topology, underlay, self.receive_mode(underlay)?))?)
+    }
+
+    /// Does what is to be done. Returns the index of the overlay device.
+    async fn carry_out(&mut self, actions: &[Action], observed: &Observed, outcome: &mut Outcome) -> u32 {
+        let overlay_ifindex = observed.link.as_ref().map_or(0, |link| link.ifindex);
+        let Self { netlink, tables, datapath, .. } = self;
+        let mut executor = Executor { netlink, tables, datapath, overlay_ifindex };
+        outcome.errors.extend(executor.apply(actions).await);
+        outcome.actions += actions.len();
+        executor.overlay_ifindex
     }
 
     /// Looks at the packet filter and changes what differs.
@@ -196,20 +285,25 @@ impl<'a> Node<'a> {
     }
 
     /// Reads back what the kernel holds.
-    async fn observe(&self, desired: &Desired) -> Result<Observed> {
-        let mut neighbours = self.netlink.managed_neighbours().await?;
-        // A permanent entry, somebody's word for what the MAC is, needs no keeping and is left as it is.
-        let permanent = self.netlink.neighbours().await?.into_iter().filter(|(_, neighbour)| neighbour.permanent);
-        let permanent: BTreeSet<_> = permanent.map(|((ifindex, address), _)| ManagedNeighbour { address, ifindex }).collect();
-        neighbours.extend(desired.neighbours.intersection(&permanent));
-        Ok(Observed {
+    async fn observe(&self, desired: &Desired) -> Result<(Observed, Strays)> {
+        let mut neighbours = BTreeSet::new();
+        for ((ifindex, address), entry) in self.netlink.neighbours().await? {
+            let neighbour = ManagedNeighbour { address, ifindex };
+            // A permanent entry, somebody's word for what the MAC is, needs no keeping and is left as it is.
+            if entry.ours || (entry.permanent && desired.neighbours.contains(&neighbour)) {
+                neighbours.insert(neighbour);
+            }
+        }
+        let OwnRoutes { routes, strays } = self.netlink.own_routes().await?;
+        let observed = Observed {
             link: self.netlink.overlay_link(OVERLAY_DEVICE).await?,
             settings: self.tables.settings()?,
             subnets: self.tables.subnets()?,
             nodes: self.tables.nodes()?,
-            routes: self.netlink.routes().await?,
+            routes,
             neighbours,
-        })
+        };
+        Ok((observed, strays))
     }
 
     /// Attaches programs to devices this process has not attached them to yet, or whose links somebody removed. Maps are filled by now,
@@ -248,106 +342,16 @@ impl<'a> Node<'a> {
         }
         Ok(())
     }
-
-    /// The pods that get less than the rung offers, if any: wired before there was such a rung, or in a kernel that refused.
-    fn detained(&self, rung: &Rung) -> Result<String> {
-        if rung.mode != rung::XDP_REDIRECT {
-            return Ok(String::new());
-        }
-        let (veths, straight) = (self.tables.veths()?, self.tables.xdp_veths()?);
-        let detained = veths.keys().filter(|ifindex| !straight.contains(ifindex)).count();
-        Ok(match detained {
-            0 => String::new(),
-            _ => format!("; {detained} of {} pods through TC, until they are wired anew: their device receives without NAPI", veths.len()),
-        })
-    }
-
-    /// Gives the pods' veths this process's program, forgets veths that are gone, and removes links nobody needs.
-    ///
-    /// `overlay-cni` may wire a pod meanwhile: first the device, then the entry in `VETHS`, then the link's pin. All three are read in the
-    /// opposite order, so that whatever is found has its foundation found too, and a pod just being wired is not taken for one that is gone.
-    ///
-    /// Returns the veths that are there, by index, with their names.
-    async fn sweep(&mut self, overlay_ifindex: u32, outcome: &mut Outcome) -> Result<Vec<(u32, String)>> {
-        for route in self.netlink.remove_stray_routes().await? {
-            info!(route, "route removed: it has our protocol number and is none of ours");
-            outcome.actions += 1;
-        }
-        let pinned = self.pins.links()?;
-        let mut veths = self.tables.veths()?;
-        let links = self.netlink.links().await?;
-        let alive: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
-        for ifindex in veths.keys().filter(|ifindex| !alive.contains(ifindex)) {
-            info!(ifindex, "forget a pod whose veth is gone");
-            pod::forget(&self.pins, &mut self.tables, *ifindex)?;
-            outcome.actions += 1;
-        }
-        veths.retain(|ifindex, _| alive.contains(ifindex));
-        // The list may be older than the record: a device that is not in it is asked for by itself.
-        let listed: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
-        let is_gone = |pod: &PodRecord| !listed.contains(pod.host_interface.as_str()) && !is_there(&pod.host_interface);
-        for pod in Store::new(&self.config.directories.pods_dir).sweep(is_gone)? {
-            info!(pod = pod.title(), address = %pod.address, device = pod.host_interface, "forget a pod whose veth is gone: its address is free");
-            outcome.actions += 1;
-        }
-        let named: Vec<(u32, String)> = links.iter().filter(|link| veths.contains_key(&link.ifindex)).map(index_and_name).collect();
-        if !self.pods_replaced {
-            self.datapath.replace_on_pods(&named).context("cannot renew the program of a pod")?;
-            self.pods_replaced = true;
-        }
-        let Some((device, rung)) = &self.receive else { return Ok(named) };
-        let mut keep: Vec<(&'static str, u32)> = veths.keys().map(|ifindex| (program::FROM_POD, *ifindex)).collect();
-        keep.push((program::UNDERLAY_TC, device.ifindex));
-        keep.extend([(program::FROM_HOST, overlay_ifindex), (program::FROM_OVERLAY, overlay_ifindex)]);
-        if rung::uses_xdp(rung.mode) {
-            keep.push((program::UNDERLAY_XDP, device.ifindex));
-        }
-        for name in self.datapath.sweep_links(pinned, &keep)? {
-            info!(link = name, "link removed: its device or its purpose is gone");
-            outcome.actions += 1;
-        }
-        Ok(named)
-    }
-
-    /// Puts back what pods lost: their program, and the route to them, which the kernel removes with the address it names as its source
-    /// whenever the overlay device goes.
-    async fn keep_pods(&mut self, veths: &[(u32, String)], gateway: Ipv4Addr, outcome: &mut Outcome) -> Result<()> {
-        let unattached: BTreeSet<u32> =
-            veths.iter().map(|(ifindex, _)| *ifindex).filter(|ifindex| !self.datapath.is_attached(program::FROM_POD, *ifindex)).collect();
-        // One that is just being wired gets its program from `overlay-cni`; two would run twice.
-        let robbed: Vec<(u32, String)> =
-            veths.iter().filter(|(ifindex, _)| unattached.contains(ifindex) && self.unattached.contains(ifindex)).cloned().collect();
-        if !robbed.is_empty() {
-            self.datapath.replace_on_pods(&robbed).context("cannot give a pod its program back")?;
-            outcome.actions += robbed.len();
-        }
-        self.unattached = unattached;
-
-        let routes = self.netlink.pod_routes().await?;
-        for (address, pod) in self.tables.pods()? {
-            let there = veths.iter().any(|(ifindex, _)| *ifindex == pod.ifindex);
-            if there && routes.get(&address) != Some(&(pod.ifindex, gateway)) {
-                self.netlink.put_pod_route(pod.ifindex, address, gateway).await?;
-                info!(%address, "route to a pod put back");
-                outcome.actions += 1;
-            }
-        }
-        Ok(())
-    }
 }
 
-/// Whether there is such a device, at this moment.
-fn is_there(device: &str) -> bool {
-    nix::net::if_::if_nametoindex(device).is_ok()
+/// The addresses of all nodes but this one.
+fn peers(this: &ClusterNode, topology: &Topology) -> Vec<Ipv4Addr> {
+    topology.nodes.values().filter(|node| node.name != this.name).map(|node| node.address).collect()
 }
 
 /// What a pass did.
 #[derive(Default)]
-struct Outcome {
-    actions: usize,
-    errors: Vec<String>,
-}
-
-fn index_and_name(link: &Link) -> (u32, String) {
-    (link.ifindex, link.name.clone())
+pub(super) struct Outcome {
+    pub(super) actions: usize,
+    pub(super) errors: Vec<String>,
 }

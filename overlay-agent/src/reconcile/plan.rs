@@ -59,6 +59,14 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
     actions
 }
 
+/// What the kernel holds once a plan for `desired` has been carried out without an error. `settings`: what `SETTINGS` hold by then.
+#[must_use]
+pub fn reached(desired: Desired, settings: abi::Settings) -> Observed {
+    let Desired { link, settings: _, subnets, nodes, routes, neighbours } = desired;
+    let link = OverlayLinkState { ifindex: settings.overlay_ifindex, link: Some(link) };
+    Observed { link: Some(link), settings, subnets, nodes, routes, neighbours }
+}
+
 /// What has to happen to the overlay device.
 enum Device {
     Create { link: OverlayLink, replace: bool },

@@ -80,14 +80,7 @@ fn cluster() -> Desired {
 
 /// The state in which everything of `desired` is as it should be.
 fn reached(desired: &Desired) -> Observed {
-    Observed {
-        link: Some(OverlayLinkState { ifindex: IFINDEX, link: Some(desired.link) }),
-        settings: abi::Settings { overlay_ifindex: IFINDEX, ..desired.settings },
-        subnets: desired.subnets.clone(),
-        nodes: desired.nodes.clone(),
-        routes: desired.routes.clone(),
-        neighbours: desired.neighbours.clone(),
-    }
+    super::reached(desired.clone(), abi::Settings { overlay_ifindex: IFINDEX, ..desired.settings })
 }
 
 fn nothing() -> Observed {

@@ -1,12 +1,13 @@
-//! The loop: wait for a reason to look again, make a pass, tell. Reasons carry no content; a pass reads everything.
+//! The loop: wait for a reason to look again, make a pass, tell. A reason says how much has to be looked at, and nothing else.
 
 use super::own_node::OwnNode;
-use super::pass::Node;
+use super::pass::{Look, Node};
 use crate::clock::now;
 use crate::cluster::{self, Memory, Subscription, saved};
 use crate::config::{Config, News, Watch};
 use crate::datapath::PinDir;
 use crate::install::Installer;
+use crate::model::Topology;
 use crate::netlink::{Events, Netlink, sysctl};
 use crate::serve;
 use crate::status::{Pass, StateDir, Status};
@@ -16,13 +17,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-/// How long events are gathered before a pass: a burst of them is one reason.
+/// How long events of the kernel are gathered before a pass: a burst of them is one reason. News of the cluster waits for nothing.
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often the nodes file is looked at without an event; one `stat`. An event that was missed costs this much.
 const FILE_RECHECK: Duration = Duration::from_secs(2);
 /// Rest after a pass, as a multiple of what it took: with a reason for one at any time, passes take half of a core and no more. On a node
-/// with thousands of peers a pass takes a quarter of a second, and a routing daemon can give reasons without end.
+/// with thousands of peers a pass over everything takes a tenth of a second, and a routing daemon can give reasons without end.
 const REST: u32 = 1;
+/// Longest rest before news of the cluster is looked at. It is gathered meanwhile, so that thousands of changes cost some passes.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+/// Rest after the status was written, as a multiple of what that took: in a large cluster it is more work than a change.
+const TELL_REST: u32 = 20;
 /// Longest rest after a pass that failed, whatever the reasons for another one: what somebody mends is seen within it.
 const LONGEST_REST: Duration = Duration::from_millis(800);
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
@@ -43,7 +48,7 @@ pub enum Ended {
 /// # Errors
 /// When the node cannot be taken over: no privileges, no bpffs, another agent. What goes wrong later is reported and tried again.
 pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
-    let mut state_dir = StateDir::new(config.directories.state_dir.clone());
+    let state_dir = StateDir::new(config.directories.state_dir.clone());
     let _lock = state_dir.lock()?;
     let mut stop = Stop::new()?;
     watch.start();
@@ -66,12 +71,13 @@ pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
     for notice in &config.notices {
         warn!(notice, "not done as asked");
     }
-    let report = serve::start(config.listen, PinDir::new(&config.directories.bpffs));
+    let mut told = Told { state_dir, report: serve::start(config.listen, PinDir::new(&config.directories.bpffs)) };
     info!(node = config.node_name, load_ms, "agent started");
 
+    let mut settled = None;
     let mut retry = FIRST_RETRY;
-    let mut due = Instant::now();
-    let mut rested = due;
+    let mut due = Due { everything: Instant::now(), cluster: None, telling: None };
+    let mut rested = Rested { everything: due.everything, cluster: due.everything, telling: due.everything };
     loop {
         tokio::select! {
             () = stop.requested() => break,
@@ -79,48 +85,126 @@ pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
                 News::Changed => return Ok(Ended::Reconfigured),
                 News::Problem(problem) => {
                     status.configuration_problem = problem;
-                    due = due.min(rested.max(Instant::now()));
+                    due.hasten(Reason::Telling, &rested);
                     continue;
                 }
             },
             reason = next_reason(&mut source, &mut events, (&mut runtime, &mut own)) => {
-                debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
-                due = due.min(rested.max(Instant::now() + SETTLE));
+                let (reason, what) = reason.context("the task that follows the list of nodes ended")?;
+                debug!(reason = what, "look again");
+                due.hasten(reason, &rested);
                 continue;
             }
-            () = sleep_until(due) => {}
+            () = sleep_until(due.next()) => {}
         }
+        let begun = Instant::now();
+        let Some(look) = due.look(begun) else {
+            told.tell(&source, settled.as_deref(), &mut node, &mut status);
+            due.telling = None;
+            rested.telling = Instant::now() + begun.elapsed() * TELL_REST;
+            continue;
+        };
         if events.is_none() {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
-        let begun = Instant::now();
-        report.turn_begins();
+        told.report.turn_begins();
         let topology = source.topology.borrow_and_update().clone();
         let passed = match topology {
             Some(topology) => {
-                let topology = own.settle(topology, &mut status).await;
-                let complete = node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status);
+                let topology = settled.insert(own.settle(topology, &mut status).await);
+                let complete = node.pass(topology, look, &mut status).await && install(runtime.as_mut(), &mut status);
                 own.publish(complete, &mut status);
                 Some(complete)
             }
             None => None,
         };
         let complete = passed.unwrap_or(true);
-        status.source = source.state.borrow_and_update().clone();
-        status.endpoint_problem = report.problem();
-        if let Err(error) = state_dir.write(&status) {
-            warn!(%error, "status not written");
-        }
+        let (ended, took) = (Instant::now(), begun.elapsed());
         let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
-        retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
-        due = Instant::now() + wait;
-        report.turn_ended(&status, passed, node.actions(), wait);
-        // What a pass that fails did itself may be an event: the reason to try again must not be that it was tried.
-        let rest = if complete { begun.elapsed() * REST } else { wait.min(LONGEST_REST) };
-        rested = Instant::now() + rest;
+        due.cluster = None;
+        due.hasten(Reason::Telling, &rested);
+        if look == Look::Everything || !complete {
+            retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
+            due.everything = ended + wait;
+            // What a pass that fails did itself may be an event: the reason to try again must not be that it was tried.
+            rested.everything = ended + if complete { took * REST } else { wait.min(LONGEST_REST) };
+        }
+        rested.cluster = if complete { ended + (took * REST).min(LONGEST_PAUSE) } else { rested.everything };
+        status.source = source.state.borrow().clone();
+        told.report.turn_ended(&status, passed, node.actions(), wait);
     }
+    told.tell(&source, settled.as_deref(), &mut node, &mut status);
     info!("agent stopped; the data path keeps running");
     Ok(Ended::Stopped)
+}
+
+/// Why there is something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// Look again.
+    Look(Look),
+    /// Only what the status says changed.
+    Telling,
+}
+
+/// When to do what.
+struct Due {
+    /// A pass over everything: there is always a next one.
+    everything: Instant,
+    /// A pass for news of the cluster.
+    cluster: Option<Instant>,
+    /// Writing the status.
+    telling: Option<Instant>,
+}
+
+/// Before which what is not to be done again.
+struct Rested {
+    everything: Instant,
+    cluster: Instant,
+    telling: Instant,
+}
+
+impl Due {
+    /// Takes in a reason.
+    fn hasten(&mut self, reason: Reason, rested: &Rested) {
+        let now = Instant::now();
+        match reason {
+            Reason::Look(Look::Everything) => self.everything = self.everything.min(rested.everything.max(now + SETTLE)),
+            Reason::Look(Look::Cluster) => self.cluster = self.cluster.or(Some(rested.cluster.max(now))),
+            Reason::Telling => self.telling = self.telling.or(Some(rested.telling.max(now))),
+        }
+    }
+
+    fn next(&self) -> Instant {
+        [self.cluster, self.telling].into_iter().flatten().fold(self.everything, Instant::min)
+    }
+
+    /// The pass to make now; `None`: only the status is due.
+    fn look(&self, now: Instant) -> Option<Look> {
+        let cluster = self.cluster.is_some_and(|due| due <= now);
+        if self.everything <= now { Some(Look::Everything) } else { cluster.then_some(Look::Cluster) }
+    }
+}
+
+/// Who is told how the node is.
+struct Told {
+    state_dir: StateDir,
+    report: serve::Report,
+}
+
+impl Told {
+    /// Writes the status if there is news. `topology`: as the last pass saw it.
+    fn tell(&mut self, source: &Subscription, topology: Option<&Topology>, node: &mut Node<'_>, status: &mut Status) {
+        if let Some(topology) = topology {
+            node.tell(topology, status);
+        }
+        status.source = source.state.borrow().clone();
+        status.endpoint_problem = self.report.problem();
+        if let Err(error) = self.state_dir.write(status) {
+            warn!(%error, "status not written");
+        }
+        self.report.told(status);
+    }
 }
 
 /// Gives the container runtime what it needs, after a pass without errors; whether it has it.
@@ -147,7 +231,7 @@ async fn next_reason(
     source: &mut Subscription,
     events: &mut Option<Events>,
     (runtime, own): (&mut Option<Installer>, &mut OwnNode),
-) -> Result<String> {
+) -> Result<(Reason, String)> {
     let network = async {
         match events {
             Some(events) => events.next().await,
@@ -160,12 +244,15 @@ async fn next_reason(
             None => std::future::pending().await,
         }
     };
+    let everything = Reason::Look(Look::Everything);
     tokio::select! {
-        () = own.changed() => Ok("publishing on this node's Node went another way than before".to_owned()),
-        () = runtime => Ok("something changed in the container runtime's directories".to_owned()),
-        changed = source.topology.changed() => Ok(changed.map(|()| "the list of nodes changed".to_owned())?),
-        changed = source.state.changed() => Ok(changed.map(|()| "the source's state changed".to_owned())?),
-        event = network => Ok(match event {
+        () = own.changed() => Ok((everything, "publishing on this node's Node went another way than before".to_owned())),
+        () = runtime => Ok((everything, "something changed in the container runtime's directories".to_owned())),
+        changed = source.topology.changed() => {
+            Ok(changed.map(|()| (Reason::Look(Look::Cluster), "the list of nodes changed".to_owned()))?)
+        }
+        changed = source.state.changed() => Ok(changed.map(|()| (Reason::Telling, "the source's state changed".to_owned()))?),
+        event = network => Ok((everything, match event {
             Ok(Some(event)) => event.to_string(),
             Ok(None) => {
                 // A new subscription is made before the next pass.
@@ -177,7 +264,7 @@ async fn next_reason(
                 *events = None;
                 format!("network events were lost: {error}")
             }
-        }),
+        })),
     }
 }
 

@@ -102,7 +102,7 @@ impl Page<'_> {
         let current = match source.health {
             Health::Healthy => now().as_second(),
             // Of a picture from disk: when it was saved.
-            Health::Failing | Health::Starting => source.stale_since.or(source.from_disk).map_or(0, |since| since.as_second()),
+            Health::Failing | Health::Starting => source.stale_since.or(source.from_disk).map_or(0, jiff::Timestamp::as_second),
         };
         let help = "When the list of nodes was last known to be current; 0: there is none yet.";
         ConstGauge::new(current).encode(self.0.encode_descriptor(

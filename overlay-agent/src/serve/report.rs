@@ -84,6 +84,15 @@ impl Report {
         });
     }
 
+    /// What the status says now.
+    pub fn told(&self, status: &Status) {
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.source = Some(status.source.clone());
+            snapshot.problems = status.problems(true).len();
+            snapshot.nodes = Nodes { known: status.peers.len() + usize::from(status.node.is_some()), rejected: status.rejected.len() };
+        });
+    }
+
     /// Why nothing can be asked, if so.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -106,9 +115,6 @@ impl Snapshot {
     }
 
     fn take_in(&mut self, status: &Status, complete: Option<bool>) {
-        self.source = Some(status.source.clone());
-        self.problems = status.problems(true).len();
-        self.nodes = Nodes { known: status.peers.len() + usize::from(status.node.is_some()), rejected: status.rejected.len() };
         self.passes.made += u64::from(complete.is_some());
         self.passes.failed += u64::from(complete == Some(false));
         if self.missing.is_some() {

@@ -5,7 +5,8 @@ use crate::measure;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,8 @@ const STATUS: &str = "status.json";
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// What `status.json` holds, as far as this process wrote it.
-    written: Option<Status>,
+    /// Tells what this process wrote last to `status.json` from anything else, without keeping thousands of peers twice.
+    written: Option<u64>,
 }
 
 /// The status cannot be read or written.
@@ -112,11 +113,12 @@ impl StateDir {
     /// A reader sees the old file or the new one, never a part. Only root may read it: it tells the layout of the cluster.
     pub fn write(&mut self, status: &Status) -> Result<bool, StatusError> {
         let path = self.status_path();
-        if self.written.as_ref() == Some(status) && path.exists() {
+        let digest = digest(status).map_err(|source| StatusError::Io { path: path.clone(), source })?;
+        if self.written == Some(digest) && path.exists() {
             return Ok(false);
         }
         self.write_json(STATUS, status)?;
-        self.written = Some(status.clone());
+        self.written = Some(digest);
         Ok(true)
     }
 
@@ -128,15 +130,17 @@ impl StateDir {
 
     fn replace(&self, path: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
         self.create()?;
-        let mut text = serde_json::to_vec_pretty(value)?;
-        text.push(b'\n');
         let temporary = self.path.join(temporary(name));
         // What is left of an agent that was killed here would keep its own mode.
         match std::fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        private().create_new(true).open(&temporary)?.write_all(&text)?;
+        // Never as a whole in memory: the status of a large cluster is megabytes.
+        let mut file = BufWriter::new(private().create_new(true).open(&temporary)?);
+        serde_json::to_writer_pretty(&mut file, value)?;
+        file.write_all(b"\n")?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?;
         std::fs::rename(&temporary, path)
     }
 
@@ -173,6 +177,24 @@ impl StateDir {
     fn create(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)
     }
+}
+
+/// A number that equal values share, and no others in practice.
+fn digest(value: &impl Serialize) -> io::Result<u64> {
+    struct Digest(DefaultHasher);
+    impl io::Write for Digest {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut writer = BufWriter::new(Digest(DefaultHasher::new()));
+    serde_json::to_writer(&mut writer, value)?;
+    Ok(writer.into_inner().map_err(io::IntoInnerError::into_error)?.0.finish())
 }
 
 /// Name a file has until it is whole.

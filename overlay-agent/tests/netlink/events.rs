@@ -1,6 +1,6 @@
 //! Change notifications.
 
-use crate::neighbours::{PEER, entry};
+use crate::neighbours::{PEER, entry, put};
 use crate::sandbox::{PEER_MAC, hurry_neighbours, ip, ip_all, ip_all_in, neighbourhood, program};
 use anyhow::{Context, Result};
 use overlay_agent::model::ManagedNeighbour;
@@ -67,8 +67,8 @@ pub(crate) async fn are_silent_while_a_managed_neighbour_is_probed() -> Result<(
     let mut events = here.netlink.events().await?;
     let peer = ManagedNeighbour { address: PEER, ifindex: here.ifindex };
     let nobody = ManagedNeighbour { address: [10, 0, 0, 77].into(), ..peer };
-    here.netlink.put_neighbour(peer).await?;
-    here.netlink.put_neighbour(nobody).await?;
+    put(&here.netlink, peer).await?;
+    put(&here.netlink, nobody).await?;
     assert_eq!(next(&mut events).await?, Event::Neighbour(format!("neighbour 10.0.0.2 on up0 is at {PEER_MAC}")));
 
     let (start, mut states) = (Instant::now(), BTreeSet::new());

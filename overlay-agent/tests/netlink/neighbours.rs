@@ -3,7 +3,7 @@
 use crate::sandbox::{PEER_MAC, hurry_neighbours, ip, ip_all, ip_all_in, neighbourhood, ping, wait_for};
 use anyhow::{Context, Result};
 use overlay_agent::model::{Mac, ManagedNeighbour, NeighbourState};
-use overlay_agent::netlink::{Neighbour, NeighbourPut, Netlink};
+use overlay_agent::netlink::{Error, Neighbour, Netlink};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -12,6 +12,10 @@ pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
 pub(crate) async fn entry(netlink: &Netlink, neighbour: ManagedNeighbour) -> Result<Option<Neighbour>> {
     Ok(netlink.neighbours().await?.get(&(neighbour.ifindex, neighbour.address)).copied())
+}
+
+pub(crate) async fn put(netlink: &Netlink, neighbour: ManagedNeighbour) -> Result<(), Error> {
+    netlink.put_neighbours(&[neighbour]).await.pop().map_or(Ok(()), Err)
 }
 
 async fn wait_for_mac(netlink: &Netlink, neighbour: ManagedNeighbour, mac: &str) -> Result<()> {
@@ -24,7 +28,7 @@ pub(crate) async fn managed_is_resolved_kept_and_follows_a_new_mac() -> Result<(
     hurry_neighbours("up0")?;
     let peer = ManagedNeighbour { address: PEER, ifindex: here.ifindex };
     assert_eq!(entry(&here.netlink, peer).await?, None);
-    assert_eq!(here.netlink.put_neighbour(peer).await?, NeighbourPut::Managed);
+    put(&here.netlink, peer).await?;
     wait_for_mac(&here.netlink, peer, PEER_MAC).await?;
     assert_eq!(here.netlink.managed_neighbours().await?, [peer].into());
     let seen = ip("neigh show dev up0")?;
@@ -52,9 +56,9 @@ pub(crate) async fn managed_is_resolved_kept_and_follows_a_new_mac() -> Result<(
 
 pub(crate) async fn an_existing_entry_keeps_its_mac() -> Result<()> {
     let here = neighbourhood().await?;
-    let put = async |address: Ipv4Addr| -> Result<Neighbour> {
+    let put_and_read = async |address: Ipv4Addr| -> Result<Neighbour> {
         let neighbour = ManagedNeighbour { address, ifindex: here.ifindex };
-        assert_eq!(here.netlink.put_neighbour(neighbour).await?, NeighbourPut::Managed);
+        put(&here.netlink, neighbour).await?;
         let entry = entry(&here.netlink, neighbour).await?.context("no entry")?;
         assert!(entry.ours, "{address}: {entry:?}");
         Ok(entry)
@@ -62,18 +66,18 @@ pub(crate) async fn an_existing_entry_keeps_its_mac() -> Result<()> {
     ping("-c 1 10.0.0.2")?;
     // Confirmed by traffic, then asked for twice.
     for _ in 0..2 {
-        let entry = put(PEER).await?;
+        let entry = put_and_read(PEER).await?;
         assert_eq!((entry.mac, entry.state), (Some(PEER_MAC.parse()?), NeighbourState::Reachable));
     }
     for state in ["reachable", "stale", "delay", "probe", "noarp"] {
         ip_all(&format!("neigh flush dev up0 \n neigh replace 10.0.0.3 lladdr 02:00:00:00:00:33 dev up0 nud {state}"))?;
-        let entry = put(Ipv4Addr::new(10, 0, 0, 3)).await?;
+        let entry = put_and_read(Ipv4Addr::new(10, 0, 0, 3)).await?;
         assert_eq!(entry.mac, Some("02:00:00:00:00:33".parse()?), "{state}: {entry:?}");
         ip("neigh del 10.0.0.3 dev up0")?;
     }
     for state in ["incomplete", "failed", "none"] {
         ip(&format!("neigh replace 10.0.0.3 dev up0 nud {state}"))?;
-        let entry = put(Ipv4Addr::new(10, 0, 0, 3)).await?;
+        let entry = put_and_read(Ipv4Addr::new(10, 0, 0, 3)).await?;
         assert_eq!((entry.mac, entry.state), (None, NeighbourState::Incomplete), "{state}");
         ip("neigh del 10.0.0.3 dev up0")?;
     }
@@ -85,7 +89,7 @@ pub(crate) async fn a_permanent_entry_is_left_alone() -> Result<()> {
     ip("neigh add 10.0.0.2 lladdr 02:00:00:00:00:99 dev up0 nud permanent")?;
     let before = ip("neigh show dev up0")?;
     let peer = ManagedNeighbour { address: PEER, ifindex: here.ifindex };
-    assert_eq!(here.netlink.put_neighbour(peer).await?, NeighbourPut::Permanent);
+    put(&here.netlink, peer).await?;
     assert_eq!(ip("neigh show dev up0")?, before);
     let entry = entry(&here.netlink, peer).await?.context("no entry")?;
     assert_eq!((entry.state, entry.permanent, entry.ours), (NeighbourState::Reachable, true, false));
@@ -103,7 +107,7 @@ pub(crate) async fn only_ours_are_removed() -> Result<()> {
          neigh add 10.0.0.5 dev up0 managed
          neigh add 10.0.0.6 lladdr 02:00:00:00:00:66 dev up0 nud permanent proto 79",
     )?;
-    here.netlink.put_neighbour(neighbour(2)).await?;
+    put(&here.netlink, neighbour(2)).await?;
     assert_eq!(here.netlink.managed_neighbours().await?, [neighbour(2)].into());
     for last in [2, 2, 4, 5, 6, 7] {
         here.netlink.remove_neighbour(neighbour(last)).await?;
@@ -118,7 +122,7 @@ pub(crate) async fn without_an_answer_there_is_no_mac() -> Result<()> {
     let here = neighbourhood().await?;
     hurry_neighbours("up0")?;
     let nobody = ManagedNeighbour { address: Ipv4Addr::new(10, 0, 0, 77), ifindex: here.ifindex };
-    here.netlink.put_neighbour(nobody).await?;
+    put(&here.netlink, nobody).await?;
     let mut states = BTreeSet::new();
     wait_for("the entry to fail", async || {
         let entry = entry(&here.netlink, nobody).await?.context("no entry")?;
@@ -133,7 +137,7 @@ pub(crate) async fn without_an_answer_there_is_no_mac() -> Result<()> {
     ip_all_in(&here.peer, "addr add 10.0.0.77/24 dev peer0")?;
     wait_for_mac(&here.netlink, nobody, PEER_MAC).await?;
 
-    let error = here.netlink.put_neighbour(ManagedNeighbour { address: PEER, ifindex: 4711 }).await.err().context("no such device")?;
+    let error = put(&here.netlink, ManagedNeighbour { address: PEER, ifindex: 4711 }).await.err().context("no such device")?;
     println!("{error}");
     assert!(error.to_string().contains("neighbour 10.0.0.2 on the device with index 4711"), "{error}");
     Ok(())

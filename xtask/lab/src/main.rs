@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use overlay_agent::pod::{self, PodRequest};
+use overlay_lab::bench::scale::{self, ScaleArgs};
 use overlay_lab::bench::{self, BenchArgs};
 use overlay_lab::demo::{self, DemoArgs};
 use overlay_lab::sandbox;
@@ -26,6 +27,8 @@ enum Command {
     Demo(DemoArgs),
     /// Measure our data path and its rivals in turn, in one run
     Bench(BenchArgs),
+    /// Measure what a large cluster costs one agent that follows the Kubernetes API
+    Scale(ScaleArgs),
     /// Wire a pod to the node whose network namespace this runs in, inside somebody else's sandbox
     ///
     /// For a bench that compares builds: each one's pods are wired by its own code, which knows its maps.
@@ -73,6 +76,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => {
             sandbox::enter()?;
             bench::run(args)
+        }
+        Command::Scale(args) => {
+            sandbox::enter()?;
+            scale::run(args)
         }
         Command::Wire(args) => wire(args),
     }

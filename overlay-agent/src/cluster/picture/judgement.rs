@@ -6,7 +6,7 @@ use super::{Doubt, Hold, Leaving, Moment, Picture};
 use std::time::Duration;
 
 /// How long a removal counts when the next ones are judged.
-const WINDOW: Duration = Duration::from_mins(1);
+pub(super) const WINDOW: Duration = Duration::from_mins(1);
 /// Fewest removals within [`WINDOW`] that can look like a mistake.
 const FEWEST: usize = 2;
 /// How long an empty list is left alone before it is asked for again: no list without any node can be confirmed.

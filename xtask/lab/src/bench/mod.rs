@@ -13,6 +13,7 @@ pub mod plan;
 pub mod report;
 mod rounds;
 pub mod rows;
+pub mod scale;
 mod selection;
 pub mod work;
 
@@ -174,7 +175,7 @@ fn progress(output: Output) -> ProgressBar {
 }
 
 /// The machine a run is made on.
-fn machine() -> anyhow::Result<Machine> {
+pub(crate) fn machine() -> anyhow::Result<Machine> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
     let meminfo = std::fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
     let field = |text: &str, name: &str| {
@@ -191,6 +192,6 @@ fn machine() -> anyhow::Result<Machine> {
 }
 
 /// The time now, as RFC 3339.
-fn now() -> String {
+pub(crate) fn now() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string()
 }

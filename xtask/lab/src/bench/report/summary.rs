@@ -16,9 +16,14 @@ pub const END: &str = "<!-- bench:end -->";
 
 /// Puts the report between the two markers of a document; everything else in it stays.
 pub fn update(path: &Path, report: &Report) -> Result<()> {
+    replace_part(path, &markdown(report))
+}
+
+/// Puts Markdown between the two markers of a document.
+pub fn replace_part(path: &Path, part: &str) -> Result<()> {
     let shown = path.display();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    let text = replaced(&text, &markdown(report)).with_context(|| format!("cannot update {shown}"))?;
+    let text = replaced(&text, part).with_context(|| format!("cannot update {shown}"))?;
     fs::write(path, text).with_context(|| format!("cannot write {shown}"))
 }
 
