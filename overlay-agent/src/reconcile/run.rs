@@ -4,6 +4,7 @@ use super::pass::{Look, Node};
 use crate::clock::now;
 use crate::cluster::{self, Memory, Subscription, saved};
 use crate::config::Config;
+use crate::heap;
 use crate::install::Installer;
 use crate::netlink::{Events, Netlink, sysctl};
 use crate::status::{Pass, StateDir, Status};
@@ -159,6 +160,8 @@ fn tell(source: &Subscription, node: &Node<'_>, status: &mut Status, state_dir: 
     if let Err(error) = state_dir.write(status) {
         warn!(%error, "status not written");
     }
+    // It is told after every pass, but not all the time: the moment to tidy up what both have left.
+    heap::trim();
 }
 
 /// Gives the container runtime what it needs, after a pass without errors; whether it has it.
