@@ -15,6 +15,7 @@ pub mod datapath;
 pub mod desired;
 pub mod firewall;
 pub mod flannel;
+mod heap;
 pub mod install;
 pub mod leftovers;
 pub mod measure;

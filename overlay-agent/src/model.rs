@@ -2,6 +2,8 @@
 //!
 //! Plain data, shared by every other module. Imports no kube, no aya, no rtnetlink, no tokio; performs no I/O.
 
+mod topology;
+
 use ipnet::Ipv4Net;
 use overlay_common::abi;
 use std::collections::{BTreeMap, BTreeSet};

@@ -121,6 +121,57 @@ impl<'a> Accepted<'a> {
     }
 }
 
+/// What the nodes of a topology take up in which nobody had to yield. A change that meets none of it changes nothing for the others, so the
+/// whole need not be put together anew.
+#[derive(Debug)]
+pub struct Settled {
+    addresses: BTreeSet<Ipv4Addr>,
+    /// By first address; they do not overlap.
+    networks: BTreeMap<Ipv4Addr, Ipv4Net>,
+}
+
+impl Settled {
+    /// `None`: somebody is left out, and may come in with any change.
+    #[must_use]
+    pub fn of(topology: &Topology) -> Option<Self> {
+        let nodes = || topology.nodes.values();
+        topology.rejected.is_empty().then(|| Self {
+            addresses: nodes().map(|node| node.address).collect(),
+            networks: nodes().map(|node| (node.pod_cidr.network(), node.pod_cidr)).collect(),
+        })
+    }
+
+    /// The topology after nodes were added or changed: what [`topology`] makes of all of them. `before`: the one it is settled for.
+    ///
+    /// `None`: a change meets what somebody else has, and all have to be looked at; this is of no use any more then.
+    #[must_use]
+    pub fn change(&mut self, before: &Topology, changed: &[&Candidate]) -> Option<Topology> {
+        let nodes = changed.iter().map(|candidate| candidate.node.as_ref().ok()).collect::<Option<Vec<&ClusterNode>>>()?;
+        for old in nodes.iter().filter_map(|node| before.nodes.get(&node.name)) {
+            self.addresses.remove(&old.address);
+            self.networks.remove(&old.pod_cidr.network());
+        }
+        let mut topology = before.clone();
+        for node in nodes {
+            if !self.add(node) {
+                return None;
+            }
+            topology.nodes.insert(node.name.clone(), node.clone());
+        }
+        Some(topology)
+    }
+
+    /// Returns whether there is room for it.
+    fn add(&mut self, node: &ClusterNode) -> bool {
+        let (first, last) = (node.pod_cidr.network(), node.pod_cidr.broadcast());
+        let below = |address: Ipv4Addr| self.networks.range(..=address).next_back().map(|(_, network)| *network);
+        let met = below(last).is_some_and(|network| network.broadcast() >= first)
+            || below(node.address).is_some_and(|network| network.contains(&node.address))
+            || self.addresses.range(first..=last).next().is_some();
+        !met && self.addresses.insert(node.address) && self.networks.insert(first, node.pod_cidr).is_none()
+    }
+}
+
 #[cfg(test)]
 #[path = "conflicts_tests.rs"]
 mod tests;

@@ -137,3 +137,46 @@ fn one_that_is_leaving_stays_until_somebody_claims_what_it_had() {
         assert_eq!((names(&moved), moved.rejected.len()), (vec!["b", "c"], 0));
     }
 }
+
+#[test]
+fn a_change_that_meets_nobody_is_made_without_the_others() {
+    let [a, b] =
+        [1, 2].map(|number| candidate(&format!("n{number}"), Some(number), &format!("192.0.2.{number}"), &format!("10.244.{number}.0/24")));
+    let before = topology([&a, &b]);
+    let mut settled = Settled::of(&before).unwrap();
+    let moved = candidate("n2", Some(2), "192.0.2.9", "10.244.2.0/24");
+    let new = candidate("n3", Some(3), "192.0.2.2", "10.244.3.0/24");
+    assert_eq!(settled.change(&before, &[&moved, &new]), Some(topology([&a, &moved, &new])));
+    let thief = candidate("n4", Some(4), "192.0.2.1", "10.244.4.0/24");
+    assert_eq!(settled.change(&topology([&a, &moved, &new]), &[&thief]), None);
+}
+
+proptest! {
+    #[test]
+    fn what_is_made_without_the_others_is_what_all_make(
+        steps in prop::collection::vec(prop::collection::vec((0..8_u8, 0..12_u8, 0..12_u8, 22..26_u8), 1..3), 1..20),
+    ) {
+        let mut all: BTreeMap<String, Candidate> = BTreeMap::new();
+        let mut before = Topology::default();
+        let mut settled = Settled::of(&before);
+        for step in steps {
+            let mut changed = BTreeSet::new();
+            for (name, address, network, length) in step {
+                // Some networks hold others, and some hold addresses of nodes.
+                let network = Ipv4Net::new_assert(Ipv4Addr::new(192, 0, network, 0), length).trunc();
+                let candidate = candidate(&format!("n{name}"), Some(name.into()), &format!("192.0.{}.200", address + 4), &network.to_string());
+                changed.insert(candidate.name.clone());
+                all.insert(candidate.name.clone(), candidate);
+            }
+            let changed: Vec<&Candidate> = changed.iter().map(|name| &all[name]).collect();
+            let after = topology(all.values());
+            let quick = settled.as_mut().and_then(|settled| settled.change(&before, &changed));
+            if let Some(quick) = quick {
+                prop_assert_eq!(&quick, &after);
+            } else {
+                settled = Settled::of(&after);
+            }
+            before = after;
+        }
+    }
+}

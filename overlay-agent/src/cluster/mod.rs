@@ -196,30 +196,26 @@ fn with_causes(problem: &dyn std::error::Error) -> String {
 const LOGGED: usize = 32;
 
 fn log_change(before: &Topology, after: &Topology) {
-    let mut told = 0;
-    for (name, node) in &after.nodes {
-        let old = before.nodes.get(name);
-        if old == Some(node) {
+    let differences = before.differences(after);
+    for (index, (old, new)) in differences.iter().enumerate() {
+        let Some(node) = new else {
+            info!(node = old.map(|node| node.name.as_str()), "node gone");
             continue;
-        }
+        };
         let what = if old.is_some() { "node changed" } else { "node joined" };
-        told += 1;
-        if told <= LOGGED {
-            info!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "{what}");
+        if index < LOGGED {
+            info!(node = node.name, address = %node.address, pod_cidr = %node.pod_cidr, "{what}");
         } else {
-            debug!(node = name, address = %node.address, pod_cidr = %node.pod_cidr, "{what}");
+            debug!(node = node.name, address = %node.address, pod_cidr = %node.pod_cidr, "{what}");
         }
         if let Some(notice) = &node.notice
             && old.is_none_or(|old| old.notice.as_ref() != Some(notice))
         {
-            warn!(node = name, notice, "node used, but look at it");
+            warn!(node = node.name, notice, "node used, but look at it");
         }
     }
-    if told > LOGGED {
-        info!(more = told - LOGGED, nodes = after.nodes.len(), "nodes joined or changed");
-    }
-    for name in before.nodes.keys().filter(|name| !after.nodes.contains_key(*name)) {
-        info!(node = name, "node gone");
+    if differences.len() > LOGGED {
+        info!(more = differences.len() - LOGGED, nodes = after.nodes.len(), "nodes joined or changed");
     }
     // Both are sorted by name and reason.
     let is_known = |rejected: &RejectedNode| {

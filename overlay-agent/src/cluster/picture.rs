@@ -134,6 +134,12 @@ impl Picture {
         self.nodes.values().map(|known| &known.candidate)
     }
 
+    /// The node of that name, if it is there.
+    #[must_use]
+    pub fn candidate(&self, name: &str) -> Option<&Candidate> {
+        self.nodes.get(name).map(|known| &known.candidate)
+    }
+
     /// The nodes that are said to be gone and are still believed in.
     pub fn leaving(&self) -> impl Iterator<Item = &Candidate> {
         self.leaving.values().map(|leaving| &leaving.known.candidate)

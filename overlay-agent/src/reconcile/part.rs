@@ -8,7 +8,6 @@
 use crate::desired::neighbours;
 use crate::model::{ClusterNode, ManagedNeighbour, NextHop, Observed, Topology};
 use ipnet::Ipv4Net;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -30,23 +29,12 @@ impl Part {
         let mut part = Self::default();
         part.networks.insert(this.pod_cidr);
         part.now.nodes.insert(this.name.clone(), this.clone());
-        // Both are in the order of their names.
-        let (mut old, mut new) = (before.nodes.values().peekable(), now.nodes.values().peekable());
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (Some(old), Some(new)) => old.name.cmp(&new.name),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => return part,
-            };
-            let gone = if order.is_le() { old.next() } else { None };
-            let come = if order.is_ge() { new.next() } else { None };
-            if gone != come {
-                part.addresses.extend([gone, come].into_iter().flatten().map(|node| node.address));
-                part.networks.extend([gone, come].into_iter().flatten().map(|node| node.pod_cidr));
-                part.now.nodes.extend(come.map(|node| (node.name.clone(), node.clone())));
-            }
+        for (gone, come) in before.differences(now) {
+            part.addresses.extend([gone, come].into_iter().flatten().map(|node| node.address));
+            part.networks.extend([gone, come].into_iter().flatten().map(|node| node.pod_cidr));
+            part.now.nodes.extend(come.map(|node| (node.name.clone(), node.clone())));
         }
+        part
     }
 
     /// Takes the ways to the differing nodes out of `next_hops`; they have to be asked for anew.

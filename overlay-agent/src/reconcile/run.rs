@@ -6,6 +6,7 @@ use crate::clock::now;
 use crate::cluster::{self, Memory, Subscription, saved};
 use crate::config::{Config, News, Watch};
 use crate::datapath::PinDir;
+use crate::heap;
 use crate::install::Installer;
 use crate::model::Topology;
 use crate::netlink::{Events, Netlink, sysctl};
@@ -204,6 +205,8 @@ impl Told {
             warn!(%error, "status not written");
         }
         self.report.told(status);
+        // It is told after every pass, but not all the time: the moment to tidy up what both have left.
+        heap::trim();
     }
 }
 

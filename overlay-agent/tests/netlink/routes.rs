@@ -62,14 +62,14 @@ pub(crate) async fn past_the_overlay_device_replace_and_are_replaced() -> Result
     let direct = |mtu| Route::Direct { destination, gateway, ifindex, source: LINK.address, mtu };
     for route in [overlay("10.244.2.0/24")?, direct(None), direct(Some(1400)), direct(None), overlay("10.244.2.0/24")?, direct(Some(1400))]
     {
-        netlink.put_route(route).await?;
-        assert_eq!(netlink.routes().await?, [route].into());
+        put(&netlink, route).await?;
+        assert_eq!(netlink.own_routes().await?.routes, [route].into());
     }
     let seen = ip("route show proto 79")?;
     assert!(seen.contains("10.244.2.0/24 via 192.0.2.2 dev eth0 src 10.244.1.1 mtu 1400"), "{seen}");
-    assert!(netlink.remove_stray_routes().await?.is_empty());
+    assert!(remove_strays(&netlink).await?.is_empty());
     netlink.remove_route(direct(Some(1400))).await?;
-    assert_eq!(netlink.routes().await?, BTreeSet::new());
+    assert_eq!(netlink.own_routes().await?.routes, BTreeSet::new());
     Ok(())
 }
 

@@ -38,6 +38,7 @@ impl Follower {
         self.picture.end_list(version.parse().ok(), self.moment());
         self.reached = Some(version);
         (self.list_first, self.newest, self.refused) = (false, false, 0);
+        self.snapshots.want_all();
         self.publish();
         self.tell();
         Ok(())

@@ -14,11 +14,11 @@ mod keeper;
 mod listing;
 mod request;
 mod scan;
+mod snapshots;
 
 pub use access::Access;
 pub(super) use access::AccessError;
 
-use super::conflicts::topology_with;
 use super::picture::{Doubt, Moment, Picture};
 use super::{Publisher, SourceKind, Subscription, spawn};
 use access::Door;
@@ -28,6 +28,7 @@ use keeper::Keeper;
 use kube::Client;
 use kube::api::WatchParams;
 use request::{Lines, RequestError};
+use snapshots::Snapshots;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -87,6 +88,7 @@ struct Follower {
     /// What moments are counted from.
     epoch: Instant,
     keeper: Keeper,
+    snapshots: Snapshots,
 }
 
 impl Follower {
@@ -102,6 +104,7 @@ impl Follower {
             newest: false,
             refused: 0,
             epoch: Instant::now(),
+            snapshots: Snapshots::new(),
         }
     }
 
@@ -149,6 +152,9 @@ impl Follower {
         self.tell();
         let begun = Instant::now();
         let ended = self.events(Lines::new(body, SILENCE)).await;
+        if self.snapshots.due().is_some() {
+            self.publish();
+        }
         let worked = begun.elapsed() >= WORKED;
         if worked {
             self.backoff.reset();
@@ -191,7 +197,7 @@ impl Follower {
                 return Ok(());
             }
             let due = [self.picture.tick_due(), self.picture.list_due()].into_iter().flatten().min().map(|due| self.epoch + due);
-            let due = [due, self.keeper.due()].into_iter().flatten().min();
+            let due = [due, self.keeper.due(), self.snapshots.due()].into_iter().flatten().min();
             tokio::select! {
                 more = lines.more() => {
                     if !more? {
@@ -204,9 +210,8 @@ impl Follower {
         }
     }
 
-    /// Takes in what has arrived, publishes once. Returns whether there may be more.
+    /// Takes in what has arrived, publishes at most once. Returns whether there may be more.
     fn take(&mut self, lines: &mut Lines) -> Result<bool, RequestError> {
-        let mut changed = false;
         let mut count = 0;
         let result = loop {
             if count == BATCH {
@@ -216,15 +221,17 @@ impl Follower {
             count += 1;
             match event::read(&line) {
                 Ok((event, reached)) => {
-                    changed |= self.take_event(event);
+                    self.take_event(event);
                     self.reached = reached.or(self.reached.take());
                     self.refused = 0;
                 }
                 Err(error) => break Err(error),
             }
         };
-        changed |= self.picture.tick(self.moment());
-        if changed {
+        if self.picture.tick(self.moment()) {
+            self.snapshots.want_all();
+        }
+        if self.snapshots.due().is_some_and(|due| due <= Instant::now()) {
             self.publish();
             self.tell_of_held();
         }
@@ -232,18 +239,20 @@ impl Follower {
         result
     }
 
-    fn take_event(&mut self, event: Event) -> bool {
+    fn take_event(&mut self, event: Event) {
         match event {
-            Event::Applied(candidate, version) => self.picture.applied(candidate, version),
+            Event::Applied(candidate, version) => {
+                let name = candidate.name.clone();
+                if self.picture.applied(candidate, version) {
+                    self.snapshots.want(name);
+                }
+            }
             Event::Deleted(candidate, version) => {
                 self.picture.deleted(&candidate, version, self.moment());
                 // What somebody else claims already moves at once; the rest waits for the judgement.
-                true
+                self.snapshots.want_all();
             }
-            Event::Bookmark(version) => {
-                self.picture.seen(version);
-                false
-            }
+            Event::Bookmark(version) => self.picture.seen(version),
         }
     }
 
@@ -296,24 +305,6 @@ impl Follower {
     }
 
     // === Telling ===
-
-    /// Publishes what is believed.
-    fn publish(&mut self) {
-        if self.picture.is_empty() {
-            return;
-        }
-        let mut topology = topology_with(self.picture.live(), self.picture.leaving());
-        topology.unconfirmed = !self.picture.is_whole();
-        let confirmed = !topology.unconfirmed;
-        if self.publisher.publish(topology) && confirmed {
-            self.keeper.want();
-        }
-        // After the nodes themselves: whoever sees that they are confirmed sees those that are.
-        if confirmed {
-            self.publisher.tell_disk(None);
-        }
-        self.keeper.save(&self.picture);
-    }
 
     /// Tells how things are after the server has answered.
     fn tell(&mut self) {
