@@ -10,7 +10,7 @@ use crate::model::{Mac, NeighbourState, NextHop, OVERLAY_DEVICE, Underlay, Under
 use futures::{StreamExt, TryStreamExt};
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
@@ -22,6 +22,7 @@ struct Lookup {
     gateway: Option<Ipv4Addr>,
     ifindex: u32,
     source: Ipv4Addr,
+    mtu: Option<u32>,
 }
 
 impl Netlink {
@@ -35,7 +36,8 @@ impl Netlink {
     /// [`Error::NotEthernet`]: each says what was found instead.
     pub async fn underlay(&self, node_address: Ipv4Addr, interface: Option<&str>, peers: &[Ipv4Addr]) -> Result<Underlay, Error> {
         let links = self.links().await?;
-        let device = underlay_device(&links, &self.addresses().await?, node_address, interface)?;
+        let addresses = self.addresses().await?;
+        let device = underlay_device(&links, &addresses, node_address, interface)?;
         let exits: HashMap<u32, Mac> = links
             .iter()
             .filter(|link| link.name != OVERLAY_DEVICE && !link.loopback)
@@ -47,8 +49,10 @@ impl Netlink {
             .try_collect()
             .await?;
         let neighbours = self.neighbours().await?;
-        let next_hops =
-            lookups.into_iter().filter_map(|(peer, lookup)| Some((peer, next_hop(peer, &lookup?, &exits, &neighbours)?))).collect();
+        let next_hops = lookups
+            .into_iter()
+            .filter_map(|(peer, lookup)| Some((peer, next_hop(peer, &lookup?, (&exits, &addresses), &neighbours)?)))
+            .collect();
         Ok(Underlay { device, next_hops })
     }
 
@@ -81,29 +85,33 @@ fn decode(route: &RouteMessage) -> Option<Lookup> {
     if route.header.kind != RouteType::Unicast {
         return None;
     }
-    let (mut gateway, mut ifindex, mut source) = (None, None, None);
+    let (mut gateway, mut ifindex, mut source, mut mtu) = (None, None, None, None);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
             RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| if let RouteMetric::Mtu(bytes) = metric { Some(*bytes) } else { None });
+            }
             // An IPv6 next hop: nothing the IPv4 neighbour table could resolve.
             RouteAttribute::Via(_) => return None,
             _ => {}
         }
     }
-    Some(Lookup { gateway, ifindex: ifindex?, source: source? })
+    Some(Lookup { gateway, ifindex: ifindex?, source: source?, mtu })
 }
 
 fn next_hop(
     peer: Ipv4Addr,
     lookup: &Lookup,
-    exits: &HashMap<u32, Mac>,
+    (exits, addresses): (&HashMap<u32, Mac>, &[Address]),
     neighbours: &BTreeMap<(u32, Ipv4Addr), Neighbour>,
 ) -> Option<NextHop> {
     let address = lookup.gateway.unwrap_or(peer);
     let local_mac = *exits.get(&lookup.ifindex)?;
     let entry = neighbours.get(&(lookup.ifindex, address));
+    let of_node = neighbours.get(&(lookup.ifindex, peer));
     Some(NextHop {
         address,
         ifindex: lookup.ifindex,
@@ -111,6 +119,9 @@ fn next_hop(
         source: lookup.source,
         mac: entry.and_then(|entry| entry.mac),
         state: entry.map_or(NeighbourState::Absent, |entry| entry.state),
+        mtu: lookup.mtu,
+        on_link: addresses.iter().any(|own| own.ifindex == lookup.ifindex && own.is_neighbour(peer)),
+        node_mac: of_node.and_then(|entry| entry.mac),
     })
 }
 

@@ -13,8 +13,9 @@ use crate::measure::Record;
 use crate::model::{Action, ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Link, Netlink};
 use crate::pod;
-use crate::status::{Pass, StateDir, Status};
+use crate::status::{Pass, Peer, StateDir, Status};
 use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
 use overlay_common::abi::{program, receive as rung};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -36,8 +37,14 @@ pub struct Node<'a> {
     /// What the rungs did when they were measured here; asked for when a rung is chosen.
     measured: Option<Record>,
     firewall: firewall::Keeper,
+    /// Pod networks that a route may lead to past the overlay device.
+    direct: BTreeSet<Ipv4Net>,
+    /// What was logged of peers that cannot be reached.
+    told: BTreeSet<String>,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
     unattached: BTreeSet<u32>,
+    /// How many actions all passes carried out.
+    actions: u64,
 }
 
 impl<'a> Node<'a> {
@@ -49,6 +56,7 @@ impl<'a> Node<'a> {
         let pins = PinDir::new(&config.directories.bpffs);
         let datapath = Datapath::load(&pins, config.ebpf_object.as_deref())?;
         let tables = datapath.tables()?;
+        let subnets = tables.subnets()?;
         Ok(Self {
             config,
             netlink,
@@ -60,13 +68,22 @@ impl<'a> Node<'a> {
             pods_replaced: false,
             measured: Record::load(&StateDir::new(config.directories.state_dir.clone())),
             firewall: firewall::Keeper::default(),
+            direct: desired::direct_networks(&subnets),
+            told: BTreeSet::new(),
             unattached: BTreeSet::new(),
+            actions: 0,
         })
     }
 
     /// The loaded programs, for the log reader of a debug build.
     pub fn datapath_mut(&mut self) -> &mut Datapath {
         &mut self.datapath
+    }
+
+    /// How many actions all passes carried out.
+    #[must_use]
+    pub fn actions(&self) -> u64 {
+        self.actions
     }
 
     /// Makes a pass and records it. Returns whether everything is as it should be.
@@ -85,6 +102,7 @@ impl<'a> Node<'a> {
             warn!(error, "pass incomplete");
         }
         let complete = outcome.errors.is_empty();
+        self.actions += outcome.actions as u64;
         status.record_pass(Pass { at: now(), actions: outcome.actions, errors: outcome.errors });
         complete
     }
@@ -101,7 +119,16 @@ impl<'a> Node<'a> {
         status.set_cluster(topology, Some(&underlay));
         let mode = self.receive_mode(&underlay)?;
         let desired = desired(&self.inputs(topology, &underlay, mode))?;
-        status.set_underlay(&underlay.device, desired.link.mtu);
+        status.set_underlay(&underlay.device, desired.settings.mtu);
+        self.tell_problems(status);
+        let direct = desired::direct_networks(&desired.subnets);
+        if !direct.is_subset(&self.direct) {
+            // Before the first route leads past the overlay device.
+            self.direct.extend(&direct);
+            if let Err(error) = self.keep_firewall(this, status, outcome).await {
+                outcome.errors.push(format!("packet filter: {error}"));
+            }
+        }
 
         let observed = self.observe(&desired).await?;
         let mut actions = plan(&desired, &observed);
@@ -116,16 +143,27 @@ impl<'a> Node<'a> {
         let overlay_ifindex = executor.overlay_ifindex;
         outcome.actions += actions.len();
         outcome.errors.extend(errors);
+        self.direct = direct;
 
         self.attach(&underlay.device, overlay_ifindex, status, outcome)?;
         let veths = self.sweep(overlay_ifindex, outcome).await?;
         self.keep_pods(&veths, desired.link.address, outcome).await
     }
 
+    /// Logs what keeps a peer from being reached, once.
+    fn tell_problems(&mut self, status: &Status) {
+        let problems: BTreeSet<String> = status.peers.iter().filter_map(Peer::problem).collect();
+        for problem in problems.difference(&self.told) {
+            warn!(problem, "a node cannot be reached");
+        }
+        self.told = problems;
+    }
+
     /// Looks at the packet filter and changes what differs.
     async fn keep_firewall(&mut self, this: &ClusterNode, status: &mut Status, outcome: &mut Outcome) -> Result<(), FirewallError> {
-        let Config { masquerade, direct, port, .. } = self.config;
-        let look = self.firewall.keep(&desired::firewall(this, *masquerade, direct, *port)).await?;
+        let Config { masquerade, port, .. } = self.config;
+        let direct: Vec<_> = self.direct.iter().chain(&self.config.direct).copied().collect();
+        let look = self.firewall.keep(&desired::firewall(this, *masquerade, &direct, *port)).await?;
         for change in &look.changes {
             info!(action = %change, "apply");
         }
@@ -142,8 +180,8 @@ impl<'a> Node<'a> {
     }
 
     fn inputs<'b>(&'b self, topology: &'b Topology, underlay: &'b Underlay, receive_mode: u32) -> Inputs<'b> {
-        let Config { node_name, vni, port, mtu, .. } = self.config;
-        Inputs { node_name, vni: *vni, port: *port, mtu: *mtu, receive_mode, topology, underlay }
+        let Config { node_name, backend, vni, port, mtu, .. } = self.config;
+        Inputs { node_name, backend: *backend, vni: *vni, port: *port, mtu: *mtu, receive_mode, topology, underlay }
     }
 
     /// The rung in use; before one is chosen, an earlier agent's, or the one that works everywhere.

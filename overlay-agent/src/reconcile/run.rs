@@ -1,11 +1,14 @@
 //! The loop: wait for a reason to look again, make a pass, tell. Reasons carry no content; a pass reads everything.
 
+use super::own_node::OwnNode;
 use super::pass::Node;
 use crate::clock::now;
 use crate::cluster::{self, Memory, Subscription, saved};
-use crate::config::Config;
+use crate::config::{Config, News, Watch};
+use crate::datapath::PinDir;
 use crate::install::Installer;
 use crate::netlink::{Events, Netlink, sysctl};
+use crate::serve;
 use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
 use std::time::Duration;
@@ -25,14 +28,25 @@ const LONGEST_REST: Duration = Duration::from_millis(800);
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// Runs the agent of this node until SIGTERM or SIGINT. The data path keeps running afterwards.
+/// Why the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// There is another configuration: it is to be run again with that.
+    Reconfigured,
+}
+
+/// Runs the agent of this node until SIGTERM or SIGINT, or until `watch` has another configuration than `config`. The data path keeps running
+/// afterwards.
 ///
 /// # Errors
 /// When the node cannot be taken over: no privileges, no bpffs, another agent. What goes wrong later is reported and tried again.
-pub async fn run(config: &Config) -> Result<()> {
+pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
     let mut state_dir = StateDir::new(config.directories.state_dir.clone());
     let _lock = state_dir.lock()?;
     let mut stop = Stop::new()?;
+    watch.start();
     let netlink = Netlink::connect()?;
     if let Err(error) = sysctl::enable_forwarding() {
         warn!(%error, "packets of pods will not be forwarded to the outside");
@@ -46,10 +60,13 @@ pub async fn run(config: &Config) -> Result<()> {
     let memory = Memory { node_name: config.node_name.clone(), file: Some(config.directories.pods_dir.join(saved::FILE)) };
     let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval), memory);
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
+    let mut own = OwnNode::new(config, netlink.clone());
+    status.backend = config.backend;
     let mut runtime = config.runtime.clone().map(|(places, template)| Installer::new(places, template)).transpose()?;
     for notice in &config.notices {
         warn!(notice, "not done as asked");
     }
+    let report = serve::start(config.listen, PinDir::new(&config.directories.bpffs));
     info!(node = config.node_name, load_ms, "agent started");
 
     let mut retry = FIRST_RETRY;
@@ -58,7 +75,15 @@ pub async fn run(config: &Config) -> Result<()> {
     loop {
         tokio::select! {
             () = stop.requested() => break,
-            reason = next_reason(&mut source, &mut events, &mut runtime) => {
+            news = watch.next() => match news {
+                News::Changed => return Ok(Ended::Reconfigured),
+                News::Problem(problem) => {
+                    status.configuration_problem = problem;
+                    due = due.min(rested.max(Instant::now()));
+                    continue;
+                }
+            },
+            reason = next_reason(&mut source, &mut events, (&mut runtime, &mut own)) => {
                 debug!(reason = reason.context("the task that follows the list of nodes ended")?, "look again");
                 due = due.min(rested.max(Instant::now() + SETTLE));
                 continue;
@@ -69,24 +94,33 @@ pub async fn run(config: &Config) -> Result<()> {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
         let begun = Instant::now();
+        report.turn_begins();
         let topology = source.topology.borrow_and_update().clone();
-        let complete = match topology {
-            Some(topology) => node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status),
-            None => true,
+        let passed = match topology {
+            Some(topology) => {
+                let topology = own.settle(topology, &mut status).await;
+                let complete = node.pass(&topology, &mut status).await && install(runtime.as_mut(), &mut status);
+                own.publish(complete, &mut status);
+                Some(complete)
+            }
+            None => None,
         };
+        let complete = passed.unwrap_or(true);
         status.source = source.state.borrow_and_update().clone();
+        status.endpoint_problem = report.problem();
         if let Err(error) = state_dir.write(&status) {
             warn!(%error, "status not written");
         }
         let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
         retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
         due = Instant::now() + wait;
+        report.turn_ended(&status, passed, node.actions(), wait);
         // What a pass that fails did itself may be an event: the reason to try again must not be that it was tried.
         let rest = if complete { begun.elapsed() * REST } else { wait.min(LONGEST_REST) };
         rested = Instant::now() + rest;
     }
     info!("agent stopped; the data path keeps running");
-    Ok(())
+    Ok(Ended::Stopped)
 }
 
 /// Gives the container runtime what it needs, after a pass without errors; whether it has it.
@@ -109,7 +143,11 @@ fn install(runtime: Option<&mut Installer>, status: &mut Status) -> bool {
 ///
 /// # Errors
 /// When the source's task is gone, which it never is by itself: the agent cannot go on without it.
-async fn next_reason(source: &mut Subscription, events: &mut Option<Events>, runtime: &mut Option<Installer>) -> Result<String> {
+async fn next_reason(
+    source: &mut Subscription,
+    events: &mut Option<Events>,
+    (runtime, own): (&mut Option<Installer>, &mut OwnNode),
+) -> Result<String> {
     let network = async {
         match events {
             Some(events) => events.next().await,
@@ -123,6 +161,7 @@ async fn next_reason(source: &mut Subscription, events: &mut Option<Events>, run
         }
     };
     tokio::select! {
+        () = own.changed() => Ok("publishing on this node's Node went another way than before".to_owned()),
         () = runtime => Ok("something changed in the container runtime's directories".to_owned()),
         changed = source.topology.changed() => Ok(changed.map(|()| "the list of nodes changed".to_owned())?),
         changed = source.state.changed() => Ok(changed.map(|()| "the source's state changed".to_owned())?),

@@ -16,6 +16,7 @@ mod request;
 mod scan;
 
 pub use access::Access;
+pub(super) use access::AccessError;
 
 use super::conflicts::topology_with;
 use super::picture::{Doubt, Moment, Picture};
