@@ -194,7 +194,7 @@ fn suffer(lab: &mut Lab, row: &Row) -> anyhow::Result<Times> {
         if met.is_none() && (!scripted || api(lab)?.server.counts().struck >= struck + lab.nodes.len() as u64) {
             met = Some(start.elapsed());
         }
-        let since = if row.told { times.told.max(met) } else { met };
+        let since = if row.told { times.told.zip(met).map(|(told, met)| told.max(met)) } else { met };
         let long = matches!(row.trouble, Trouble::Script(Fault::Silent));
         if since.is_some_and(|since| start.elapsed() > since + HOLD) && !(long && times.seen.is_none()) {
             break;
