@@ -57,6 +57,12 @@ impl Object {
         self.0.get("metadata")?.get(key)?.as_str().filter(|text| !text.is_empty())
     }
 
+    /// Whether it says that it is something else than a Node: it tells nothing of any node then, whatever its name.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        !self.0.is_object() || self.0.get("kind").is_some_and(|kind| kind != "Node")
+    }
+
     /// What it says of a node. `position` counts from 1 and names an item without a name.
     ///
     /// Kubernetes never makes a Node whose parts are of another kind than they should be. Such a one was damaged on the way, and must not

@@ -182,6 +182,10 @@ impl Picture {
         let Some(listing) = &mut self.listing else { return };
         // One without a name is told under its position.
         listing.unnamed += usize::from(!is_node_name(&known.candidate.name));
+        // What cannot be read takes nothing from what was read under the same name.
+        if known.candidate.is_unreadable() && listing.nodes.contains_key(&known.candidate.name) {
+            return;
+        }
         listing.nodes.insert(known.candidate.name.clone(), known);
     }
 
@@ -237,7 +241,6 @@ impl Picture {
         {
             return false;
         }
-        self.seen(version);
         if let Some(known) = self.nodes.get(&candidate.name)
             && !follows(&candidate, version, known)
         {
@@ -251,6 +254,7 @@ impl Picture {
             return false;
         }
         let known = self.sound(candidate, version);
+        self.seen(known.version);
         let name = known.candidate.name.clone();
         let was_leaving = self.leaving.remove(&name).is_some();
         self.release();
@@ -298,12 +302,13 @@ impl Picture {
     fn sound(&self, candidate: Candidate, version: Version) -> Known {
         if let Err(reason) = &candidate.node
             && candidate.is_unreadable()
-            && let Some(Known { candidate: before, .. }) = self.nodes.get(&candidate.name)
+            && let Some(Known { candidate: before, version }) = self.nodes.get(&candidate.name)
             && let Ok(node) = &before.node
         {
             let mut node = node.clone();
             node.notice = Some(format!("what was last told of it is not used: {reason}"));
-            return Known { candidate: Candidate { node: Ok(node), ..before.clone() }, version };
+            // Its version is no more to be trusted than the rest of it.
+            return Known { candidate: Candidate { node: Ok(node), ..before.clone() }, version: *version };
         }
         Known { candidate, version }
     }

@@ -34,6 +34,9 @@ pub(super) fn read(line: &[u8]) -> Result<(Event, Option<String>), RequestError>
     let reached = object.metadata("resourceVersion").map(str::to_owned);
     let event = match kind.as_str() {
         "ADDED" | "MODIFIED" | "DELETED" => {
+            if object.is_foreign() {
+                return Err(RequestError::NoEvent(format!("{kind} of what is no Node")));
+            }
             let candidate = object.candidate(1);
             // Whose event it was nobody knows.
             if !is_node_name(&candidate.name) {
@@ -83,7 +86,15 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_refused() {
-        for line in ["", "{}", "not JSON", r#"{"type":"ADDED","object":{}}"#, r#"{"type":"ADDED"}"#, r#"{"type":"ODD","object":{}}"#] {
+        for line in [
+            "",
+            "{}",
+            "not JSON",
+            r#"{"type":"ADDED","object":{}}"#,
+            r#"{"type":"ADDED"}"#,
+            r#"{"type":"DELETED","object":{"kind":"Pod","metadata":{"name":"a"}}}"#,
+            r#"{"type":"ODD","object":{}}"#,
+        ] {
             assert!(matches!(read(line.as_bytes()), Err(RequestError::NoEvent(_))), "{line}");
         }
     }

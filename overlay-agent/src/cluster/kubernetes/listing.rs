@@ -90,6 +90,11 @@ fn page_request(params: &ListParams) -> Result<http::Request<Vec<u8>>, kube::Err
 /// One item of a list.
 fn read_item(item: &[u8], position: usize) -> (Candidate, Option<u64>) {
     match serde_json::from_slice::<Object>(item) {
+        // The name of a Pod is not the name of a node.
+        Ok(object) if object.is_foreign() => {
+            let node = Err(format!("{UNREADABLE}: it is something else"));
+            (Candidate { name: format!("item {position}"), uid: None, created: None, node }, None)
+        }
         Ok(object) => (object.candidate(position), object.version()),
         Err(error) => {
             let node = Err(format!("{UNREADABLE}: {error}"));

@@ -45,7 +45,7 @@ const BUSY_WATCH: u32 = 300;
 /// With a heartbeat every five minutes of each of these, [`SILENCE`] passes without one once in 10^10 times.
 const MANY: usize = 200;
 /// A watch that lasted this long worked.
-const WORKED: Duration = Duration::from_secs(5);
+const WORKED: Duration = Duration::from_secs(2);
 /// Watches in a row that the server may refuse, or that may end in nonsense, before the version they begin at is given up.
 const PATIENCE: u32 = 3;
 /// Most events taken before a snapshot is published, so that many joins make one.

@@ -196,7 +196,10 @@ fn suffer(lab: &mut Lab, row: &Row) -> anyhow::Result<Times> {
         }
         let since = if row.told { times.told.zip(met).map(|(told, met)| told.max(met)) } else { met };
         let long = matches!(row.trouble, Trouble::Script(Fault::Silent));
-        if since.is_some_and(|since| start.elapsed() > since + HOLD) && !(long && times.seen.is_none()) {
+        // Agents that are just waiting before another attempt meet it later.
+        let scripted = matches!(row.trouble, Trouble::Script(fault) if fault != Fault::Refused);
+        let met = !scripted || api(lab)?.server.counts().struck > struck;
+        if met && since.is_some_and(|since| start.elapsed() > since + HOLD) && !(long && times.seen.is_none()) {
             break;
         }
         ensure!(start.elapsed() < PATIENCE, "after {PATIENCE:?}: met {met:?}, told {:?}, seen {:?}", times.told, times.seen);
