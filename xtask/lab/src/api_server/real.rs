@@ -62,13 +62,19 @@ impl RealServer {
     /// # Errors
     /// One of them does not start: the message quotes its log.
     pub fn start(ns: &Ns, address: Ipv4Addr, assets: &Path, directory: &Path) -> anyhow::Result<Self> {
+        if directory.exists() {
+            // Of a server before this one: what its etcd knows is of another cluster.
+            fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
+        }
         fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
         let identity = Identity::new(address)?;
         let write = |name: &str, text: &str| fs::write(directory.join(name), text).with_context(|| format!("write {name}"));
         write("server.crt", &identity.certificate)?;
         write("server.key", &identity.key)?;
         // Signs tokens of service accounts; nobody here has one, and the server does not start without.
-        write("accounts.key", &rcgen::KeyPair::generate()?.serialize_pem())?;
+        let accounts = rcgen::KeyPair::generate()?;
+        write("accounts.key", &accounts.serialize_pem())?;
+        write("accounts.pub", &accounts.public_key_pem())?;
         write("tokens.csv", &format!("{ADMIN},admin,admin,\"system:masters\"\n{AGENT},overlay-agent,overlay-agent\n"))?;
         let access = Access::write(directory, &format!("https://{address}:{PORT}"), Some(&identity.authority), AGENT)?;
         let mut etcd = ns.command(assets.join("etcd"));
@@ -123,7 +129,7 @@ impl RealServer {
             ("token-auth-file", file("tokens.csv")),
             ("authorization-mode", "RBAC".to_owned()),
             ("service-account-issuer", "https://lab.example.org".to_owned()),
-            ("service-account-key-file", file("accounts.key")),
+            ("service-account-key-file", file("accounts.pub")),
             ("service-account-signing-key-file", file("accounts.key")),
             ("service-cluster-ip-range", "10.96.0.0/24".to_owned()),
             ("disable-admission-plugins", "ServiceAccount".to_owned()),

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const HOLD: Duration = Duration::from_secs(2);
 
 /// How long a watch has to work until an agent takes the server for well again and forgets how long it waited last.
-const REST: Duration = Duration::from_millis(5500);
+const REST: Duration = Duration::from_millis(2500);
 
 /// Nodes that are in the list only: what a broken list may lose.
 const ABSENT: std::ops::Range<u8> = 101..121;
@@ -191,15 +191,13 @@ fn suffer(lab: &mut Lab, row: &Row) -> anyhow::Result<Times> {
         if times.seen.is_none() && matches(lab, Some(&joined)).is_ok() {
             times.seen = Some(start.elapsed());
         }
+        // Agents that are just waiting before another attempt meet it later.
         if met.is_none() && (!scripted || api(lab)?.server.counts().struck >= struck + lab.nodes.len() as u64) {
             met = Some(start.elapsed());
         }
-        let since = if row.told { times.told.max(met) } else { met };
+        let since = if row.told { times.told.zip(met).map(|(told, met)| told.max(met)) } else { met };
         let long = matches!(row.trouble, Trouble::Script(Fault::Silent));
-        // Agents that are just waiting before another attempt meet it later.
-        let scripted = matches!(row.trouble, Trouble::Script(fault) if fault != Fault::Refused);
-        let met = !scripted || api(lab)?.server.counts().struck > struck;
-        if met && since.is_some_and(|since| start.elapsed() > since + HOLD) && !(long && times.seen.is_none()) {
+        if since.is_some_and(|since| start.elapsed() > since + HOLD) && !(long && times.seen.is_none()) {
             break;
         }
         ensure!(start.elapsed() < PATIENCE, "after {PATIENCE:?}: met {met:?}, told {:?}, seen {:?}", times.told, times.seen);
