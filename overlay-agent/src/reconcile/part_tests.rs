@@ -22,7 +22,7 @@ fn node(name: &str, number: u8, network: u8) -> ClusterNode {
         internal_ip: Some(address(number)),
         pod_cidr,
         vtep_mac: Mac::derived_from(address(number)),
-        no_tunnel: number % 7 == 0,
+        no_tunnel: number.is_multiple_of(7),
         notice: None,
     }
 }
