@@ -6,6 +6,7 @@ use crate::harness::{Group, note};
 use crate::kubernetes_server::Server;
 use anyhow::{Context as _, ensure};
 use ipnet::Ipv4Net;
+use overlay_agent::cluster::saved;
 use overlay_agent::datapath::{PinDir, Tables};
 use overlay_lab::api_server::real;
 use overlay_lab::lab::{Lab, LabConfig};
@@ -13,6 +14,7 @@ use overlay_lab::node::{Node, pod_cidr};
 use overlay_lab::nodes::NodeEntry;
 use overlay_lab::probe::flood::Flood;
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -34,12 +36,14 @@ struct Cluster {
 type Story = fn(&mut Lab, &mut Cluster) -> anyhow::Result<()>;
 
 pub(crate) fn groups() -> Vec<Group> {
-    let stories: [(&'static str, Story); 5] = [
+    let stories: [(&'static str, Story); 7] = [
         ("agents take the nodes from the API server", followed),
         ("a node joins, talks, and leaves", joined),
         ("nodes that get and change address and podCIDR are known as they are", changed),
         ("the second node with a podCIDR waits until the first has left", duplicate),
+        ("what was deleted or made anew while an agent was down is right after its first list", unseen),
         ("nothing is lost while the API server is away, and what changed meanwhile is seen", away),
+        ("a node that boots while the API server is away has the nodes from disk, and its pods talk", booted),
     ];
     let forgetful: (&'static str, Story) = ("a watch that is too old is begun anew, and nodes deleted unseen are forgotten", too_old);
     let development = group("nodes from the Kubernetes API", stories.into_iter().chain([forgetful]), Server::development);
@@ -202,6 +206,68 @@ fn duplicate(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
     cluster.settled(lab).context("the first has left")?;
     cluster.delete(&second.name)?;
     cluster.settled(lab)
+}
+
+fn unseen(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
+    for number in 30..=33 {
+        cluster.put(absent(number))?;
+    }
+    cluster.settled(lab)?;
+    lab.nodes[2].kill_agent()?;
+    // One is gone, one has another address under its name, one another name at its address and with its pods' network.
+    for number in [31, 32, 33] {
+        cluster.delete(&format!("node-{number}"))?;
+    }
+    cluster.put(NodeEntry { address: Some(Ipv4Addr::new(192, 168, 50, 132)), ..absent(32) })?;
+    cluster.put(NodeEntry { name: "node-34".to_owned(), ..absent(33) })?;
+    let start = Instant::now();
+    lab.nodes[2].start_agent()?;
+    cluster.settled(lab)?;
+    note(format!("Kubernetes API: unseen deletions and new lives in the maps {:.0?} after the agent's start", start.elapsed()));
+    for number in [30, 32, 34] {
+        cluster.delete(&format!("node-{number}"))?;
+    }
+    cluster.settled(lab)?;
+    every_pod_reaches_every_other(lab)
+}
+
+fn booted(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
+    let place = lab.underlay.place(4);
+    let mut node = Node::create(&lab.underlay, place, 4, lab.nodes_file.path(), lab.nodes[0].config.receive_mode)?;
+    cluster.put(node.entry())?;
+    cluster.adopt(&mut node)?;
+    node.wait_ready()?;
+    lab.nodes.push(node);
+    cluster.settled(lab)?;
+    let node = lab.nodes.last_mut().context("it was pushed")?;
+    let saved = node.config.pods_dir.join(saved::FILE);
+    eventually(PATIENCE, || {
+        let text = fs::read_to_string(&saved)?;
+        ensure!((1..=4).all(|number| text.contains(&format!("node-{number}"))), "{}: {text}", saved.display());
+        Ok(())
+    })?;
+    // The disk stays, and all the kernel had is gone: what a reboot leaves.
+    node.stop_agent()?;
+    let disk = fs::read(&saved)?;
+    node.cleanup()?;
+    fs::create_dir_all(&node.config.pods_dir)?;
+    fs::write(&saved, disk)?;
+    cluster.server.stop()?;
+    let start = Instant::now();
+    node.start_agent()?;
+    let ready = start.elapsed();
+    let problems = node.status()?["problems"].to_string();
+    ensure!(problems.contains("from disk"), "{problems}");
+    node.add_pod()?;
+    cluster.settled(lab).context("while the server is away")?;
+    every_pod_reaches_every_other(lab)?;
+    note(format!("API server away at boot: {ready:.1?} from the agent's start to a whole pass over the nodes on disk"));
+
+    cluster.server.resume()?;
+    cluster.delete("node-4")?;
+    lab.nodes.pop();
+    cluster.settled(lab).context("the server is back")?;
+    every_pod_reaches_every_other(lab)
 }
 
 fn away(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
