@@ -1,20 +1,27 @@
 //! The validated configuration: flags, environment and file made one.
 //!
-//! Reads the configuration file and the host name; touches nothing else. A `Config` that exists is usable: every value was checked.
+//! Reads the configuration file and the host name, and follows the files; touches nothing else. A `Config` that exists is usable: every value was checked.
 
+mod error;
+mod file;
+mod merge;
 mod named;
 mod runtime;
+mod watch;
 
+pub use error::{ConfigError, Problem, Wrong};
+pub use file::known_names;
+pub(crate) use file::nearest;
 pub use named::FileProblem;
+pub use watch::{News, Watch};
 
-use crate::cli::{LogFormat, Places, ReceiveMode, Settings};
+use crate::address::Method;
+use crate::backend::Backend;
+use crate::cli::{LogFormat, ReceiveMode, Settings};
 use crate::install::{RuntimePlaces, Template};
-use clap::error::{ContextKind, ContextValue};
-use clap::{Args as _, FromArgMatches as _};
+use crate::serve::Listen;
+use file::read_file;
 use ipnet::Ipv4Net;
-use serde_saphyr::Spanned;
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,8 +44,14 @@ pub struct Config {
     pub node_name: String,
     /// Where the list of nodes comes from.
     pub source: Source,
+    /// How this node's address is chosen.
+    pub address: Method,
+    /// Whether what other nodes need is written to this node's Node object.
+    pub publish: bool,
     /// The NIC that carries the tunnel; `None`: the one that has this node's address.
     pub underlay_interface: Option<String>,
+    /// How packets get to other nodes.
+    pub backend: Backend,
     /// VXLAN network identifier, 1 to 2^24 - 1.
     pub vni: u32,
     /// VXLAN UDP port.
@@ -61,6 +74,8 @@ pub struct Config {
     pub ebpf_object: Option<PathBuf>,
     /// Longest time between two looks at everything.
     pub resync_interval: Duration,
+    /// Where health and metrics are answered.
+    pub listen: Listen,
     /// Form of the log.
     pub log_format: LogFormat,
 }
@@ -90,111 +105,6 @@ pub enum Source {
     },
 }
 
-/// The configuration cannot be used. The text names what to change.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The configuration file cannot be read.
-    #[error("cannot read the configuration file {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The configuration file is not a YAML mapping.
-    #[error("the configuration file {} is not a list of `name: value` lines: {reason}", path.display())]
-    NotYaml {
-        /// The file.
-        path: PathBuf,
-        /// What the parser says.
-        reason: String,
-    },
-    /// Names or values in the configuration file are wrong; all of them are listed.
-    #[error("{}", told(problems))]
-    Wrong {
-        /// One per wrong line.
-        problems: Vec<Problem>,
-    },
-    /// A file that a setting names cannot be used.
-    #[error("{name}: {}: {problem}", path.display())]
-    BadFile {
-        /// The setting.
-        name: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: FileProblem,
-    },
-    /// Only one of the runtime's two directories is set.
-    #[error("{set} is set and {missing} is not: a list of plugins without the plugin, or the other way round, starts no pod")]
-    HalfARuntime {
-        /// The setting that is there.
-        set: &'static str,
-        /// The one that is missing.
-        missing: &'static str,
-    },
-    /// The host has no name and none is configured.
-    #[error("cannot tell the name of this node ({0}); set it with --node-name or NODE_NAME")]
-    NoNodeName(String),
-}
-
-/// One wrong line of the configuration file.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The file.
-    pub path: PathBuf,
-    /// Line, from 1.
-    pub line: u64,
-    /// What is wrong and how to mend it.
-    pub what: Wrong,
-}
-
-/// What can be wrong with a line of the configuration file.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Wrong {
-    /// No setting has this name.
-    UnknownName {
-        /// The name.
-        name: String,
-        /// The known name it most likely means.
-        nearest: Option<String>,
-    },
-    /// The setting cannot have this value.
-    BadValue {
-        /// The setting.
-        name: String,
-        /// The value as written.
-        value: String,
-        /// What the value has to be.
-        fix: String,
-    },
-}
-
-/// Every problem in a line of its own, and the known names if one was not known.
-fn told(problems: &[Problem]) -> String {
-    let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    if problems.iter().any(|problem| matches!(problem.what, Wrong::UnknownName { .. })) {
-        lines.push(format!("known settings: {}", known_names().join(", ")));
-    }
-    lines.join("\n")
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.path.display(), self.line)?;
-        match &self.what {
-            Wrong::UnknownName { name, nearest } => {
-                write!(f, "unknown setting {name:?}")?;
-                if let Some(nearest) = nearest {
-                    write!(f, "; did you mean \"{nearest}\"?")?;
-                }
-                Ok(())
-            }
-            Wrong::BadValue { name, value, fix } => write!(f, "{name}: {value} cannot be used: {fix}"),
-        }
-    }
-}
-
 impl Config {
     /// Puts flags (and environment, which clap has put among them) and the file together; flags win.
     pub fn load(flags: Settings, file: Option<&Path>) -> Result<Self, ConfigError> {
@@ -212,12 +122,19 @@ impl Config {
             Some(path) => Source::File(path),
             None => Source::Kubernetes { kubeconfig: settings.kubeconfig, api_server: settings.api_server },
         };
+        let publish = settings.publish.unwrap_or_default();
+        if publish && matches!(source, Source::File(_)) {
+            return Err(ConfigError::NothingToPublishTo);
+        }
         let network = net_conf.network.map(|network| vec![network]);
         let directories = settings.places.resolve();
         Ok(Self {
             node_name,
             source,
+            address: settings.public_ip.map(Method::Explicit).or(settings.node_address).unwrap_or_default(),
+            publish,
             underlay_interface: settings.underlay_interface,
+            backend: settings.backend.or(net_conf.backend).unwrap_or_default(),
             vni: settings.vni.or(net_conf.vni).unwrap_or(DEFAULT_VNI),
             port: settings.port.or(net_conf.port).unwrap_or(DEFAULT_PORT),
             receive_mode: settings.receive_mode.unwrap_or_default(),
@@ -229,60 +146,9 @@ impl Config {
             notices: net_conf.notices,
             ebpf_object: settings.ebpf_object,
             resync_interval: settings.resync_interval.map_or(DEFAULT_RESYNC_INTERVAL, |seconds| Duration::from_secs(seconds.into())),
+            listen: settings.listen.unwrap_or_default(),
             log_format: settings.log_format.unwrap_or_default(),
         })
-    }
-}
-
-impl Places {
-    /// Puts flags and the file the agent was started with together; flags win. For commands that need nothing but the places.
-    ///
-    pub fn load(self, file: Option<&Path>) -> Result<Directories, ConfigError> {
-        let file = file.map(read_file).transpose()?.unwrap_or_default();
-        Ok(self.or(file.places).resolve())
-    }
-
-    fn or(self, other: Self) -> Self {
-        Self {
-            bpffs: self.bpffs.or(other.bpffs),
-            state_dir: self.state_dir.or(other.state_dir),
-            pods_dir: self.pods_dir.or(other.pods_dir),
-        }
-    }
-
-    fn resolve(self) -> Directories {
-        Directories {
-            bpffs: self.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
-            state_dir: self.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            pods_dir: self.pods_dir.unwrap_or_else(|| DEFAULT_PODS_DIR.into()),
-        }
-    }
-}
-
-impl Settings {
-    /// What is said here, and what `other` says of the rest.
-    fn or(self, other: Self) -> Self {
-        Self {
-            node_name: self.node_name.or(other.node_name),
-            nodes_file: self.nodes_file.or(other.nodes_file),
-            kubeconfig: self.kubeconfig.or(other.kubeconfig),
-            api_server: self.api_server.or(other.api_server),
-            underlay_interface: self.underlay_interface.or(other.underlay_interface),
-            vni: self.vni.or(other.vni),
-            port: self.port.or(other.port),
-            receive_mode: self.receive_mode.or(other.receive_mode),
-            mtu: self.mtu.or(other.mtu),
-            net_conf: self.net_conf.or(other.net_conf),
-            cni_conf: self.cni_conf.or(other.cni_conf),
-            runtime: self.runtime.or(other.runtime),
-            masquerade: self.masquerade.or(other.masquerade),
-            cluster_cidr: self.cluster_cidr.or(other.cluster_cidr),
-            non_masquerade_cidrs: self.non_masquerade_cidrs.or(other.non_masquerade_cidrs),
-            places: self.places.or(other.places),
-            ebpf_object: self.ebpf_object.or(other.ebpf_object),
-            resync_interval: self.resync_interval.or(other.resync_interval),
-            log_format: self.log_format.or(other.log_format),
-        }
     }
 }
 
@@ -291,135 +157,6 @@ fn host_name() -> Result<String, String> {
     let name = nix::unistd::gethostname().map_err(|error| error.to_string())?;
     let name = name.to_string_lossy().to_lowercase();
     if crate::model::is_node_name(&name) { Ok(name) } else { Err(format!("the host name {name:?} is not a node's name")) }
-}
-
-// === The file ===
-
-fn read_file(path: &Path) -> Result<Settings, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    parse_file(path, &text)
-}
-
-/// Reads the file through the command line's own parser: `name: value` is taken as `--name=value`.
-fn parse_file(path: &Path, text: &str) -> Result<Settings, ConfigError> {
-    // A name like 0123 must not become a number on the way.
-    let options = serde_saphyr::options! { leading_zero_numbers_as_strings: true, underscored_numbers_as_strings: true };
-    let lines: Option<BTreeMap<String, Spanned<serde_json::Value>>> = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| ConfigError::NotYaml { path: path.to_owned(), reason: error.to_string() })?;
-
-    let mut problems = Vec::new();
-    let mut arguments = Vec::new();
-    for (name, value) in lines.into_iter().flatten() {
-        let line = value.referenced.line();
-        match check_line(name, &value.value) {
-            Ok(argument) => arguments.push(argument),
-            Err(what) => problems.push(Problem { path: path.to_owned(), line, what }),
-        }
-    }
-    if !problems.is_empty() {
-        problems.sort_by_key(|problem| problem.line);
-        return Err(ConfigError::Wrong { problems });
-    }
-    parse_arguments(&arguments).map_err(|error| ConfigError::NotYaml { path: path.to_owned(), reason: error.to_string() })
-}
-
-fn check_line(name: String, value: &serde_json::Value) -> Result<String, Wrong> {
-    if !known_names().contains(&name) {
-        let nearest = nearest_name(&name);
-        return Err(Wrong::UnknownName { name, nearest });
-    }
-    let word = |value: &serde_json::Value| match value {
-        serde_json::Value::String(text) => Some(text.clone()),
-        serde_json::Value::Number(_) | serde_json::Value::Bool(_) => Some(value.to_string()),
-        _ => None,
-    };
-    // Where several are taken, `[a, b]` and lines with dashes say the same as `a,b`.
-    let words = match value {
-        serde_json::Value::Array(list) if takes_several(&name) => {
-            list.iter().map(word).collect::<Option<Vec<_>>>().map(|words| words.join(","))
-        }
-        one => word(one),
-    };
-    let text = match (words, value) {
-        (Some(text), _) => text,
-        (None, serde_json::Value::Null) => {
-            return Err(Wrong::BadValue { name, value: "nothing".to_owned(), fix: "give it a value or remove the line".to_owned() });
-        }
-        (None, _) => {
-            return Err(Wrong::BadValue { name, value: value.to_string(), fix: "it takes one value".to_owned() });
-        }
-    };
-    let argument = format!("--{name}={text}");
-    match parse_arguments(std::slice::from_ref(&argument)) {
-        Ok(_) => Ok(argument),
-        Err(error) => Err(Wrong::BadValue { name, value: format!("{text:?}"), fix: reason(&error) }),
-    }
-}
-
-fn command() -> clap::Command {
-    Settings::augment_args(clap::Command::new("settings").no_binary_name(true).disable_help_flag(true).disable_version_flag(true))
-}
-
-/// Whether a setting takes a list.
-fn takes_several(name: &str) -> bool {
-    command().get_arguments().any(|argument| argument.get_long() == Some(name) && argument.get_value_delimiter().is_some())
-}
-
-fn parse_arguments(arguments: &[String]) -> Result<Settings, clap::Error> {
-    command().try_get_matches_from(arguments).and_then(|matches| Settings::from_arg_matches(&matches))
-}
-
-/// clap's error without the words about flags.
-fn reason(error: &clap::Error) -> String {
-    if let Some(ContextValue::Strings(valid)) = error.get(ContextKind::ValidValue)
-        && !valid.is_empty()
-    {
-        return format!("it has to be one of {}", valid.join(", "));
-    }
-    std::error::Error::source(error).map_or_else(|| error.kind().to_string(), ToString::to_string)
-}
-
-/// The name of every setting, in the order of the help.
-#[must_use]
-pub fn known_names() -> Vec<String> {
-    command().get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned).collect()
-}
-
-/// The setting `name` most likely means, if any is near.
-fn nearest_name(name: &str) -> Option<String> {
-    nearest(name, known_names())
-}
-
-/// The one of the `known` names that `name` most likely means, if any is near. Finds `receive-mode` for `receiveMode`, `RECEIVE_MODE` and
-/// `recieve-mode`.
-pub(crate) fn nearest<K: AsRef<str>>(name: &str, known: impl IntoIterator<Item = K>) -> Option<K> {
-    // More than a third of the letters wrong is another word.
-    const NEAR: f64 = 0.66;
-    let kebab = kebab_case(name);
-    known
-        .into_iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(&kebab, &kebab_case(known.as_ref())), known))
-        .filter(|(similarity, _)| *similarity >= NEAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known)
-}
-
-/// `receiveMode`, `ReceiveMode` and `receive_mode` as `receive-mode`.
-fn kebab_case(name: &str) -> String {
-    let mut kebab = String::new();
-    let mut after_lower = false;
-    for c in name.chars() {
-        if c == '_' || c == ' ' {
-            kebab.push('-');
-        } else {
-            if c.is_uppercase() && after_lower {
-                kebab.push('-');
-            }
-            kebab.extend(c.to_lowercase());
-        }
-        after_lower = c.is_lowercase();
-    }
-    kebab
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
+use super::file::{command, parse_file};
 use super::*;
+use crate::backend::Backend;
+use crate::cli::Places;
 use crate::install::DEFAULT_LIST_NAME;
 
 fn parse(text: &str) -> Result<Settings, String> {
@@ -22,6 +25,7 @@ fn without_any_setting_the_documented_defaults_hold() {
     assert_eq!(config.directories.state_dir, Path::new("/run/overlay"));
     assert_eq!(config.directories.pods_dir, Path::new("/var/lib/overlay/ipam"));
     assert_eq!(config.resync_interval, Duration::from_secs(30));
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8473");
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!((config.runtime, config.notices), (None, Vec::new()));
 }
@@ -46,6 +50,21 @@ fn one_directory_of_the_runtime_without_the_other_is_refused() {
         let error = Config::resolve(parse(text).unwrap(), || Ok("host-a".to_owned())).unwrap_err();
         assert!(error.to_string().contains(told), "{text}: {error}");
     }
+}
+
+#[test]
+fn the_address_is_chosen_as_said_and_a_wrong_method_is_answered_with_the_known_ones() {
+    let config = |text: &str| Config::resolve(parse(text).unwrap(), || Ok("host-a".to_owned()));
+    assert_eq!(config("").unwrap().address, Method::KubernetesInternalIp);
+    assert_eq!(config("node-address: can-reach=192.0.2.1").unwrap().address, "can-reach=192.0.2.1".parse().unwrap());
+    let both = "node-address: cidr=10.0.0.0/8\npublic-ip: 192.0.2.9";
+    assert_eq!(config(both).unwrap().address, Method::Explicit("192.0.2.9".parse().unwrap()));
+    let error = parse("node-address: interfaces=eth0").unwrap_err();
+    assert!(error.contains("did you mean interface?") && error.contains("skip-interface=docker*,br-*"), "{error}");
+    assert!(parse("public-ip: fd00::1").is_err() && parse("publish: perhaps").is_err());
+    assert!(config("publish: true").unwrap().publish);
+    let error = config("publish: true\nnodes-file: /nodes.yaml").unwrap_err();
+    assert!(error.to_string().contains("publish"), "{error}");
 }
 
 #[test]
@@ -80,7 +99,11 @@ node-name: node-7
 nodes-file: /etc/overlay/nodes.yaml
 kubeconfig: /etc/kubernetes/kubelet.conf
 api-server: https://192.0.2.1:6443
+public-ip: 192.0.2.9
+node-address: interface=eth1,ens*
+publish: false
 underlay-interface: eth1
+backend: host-gw
 vni: 77
 port: 4789
 receive-mode: tc
@@ -98,6 +121,7 @@ net-conf: {net_conf}
 cni-conf: {cni_conf}
 ebpf-object: /o.bin
 resync-interval: 5
+listen: 192.0.2.7:9100
 log-format: json
 "
     );
@@ -109,7 +133,10 @@ log-format: json
         Config {
             node_name: "node-7".to_owned(),
             source: Source::File("/etc/overlay/nodes.yaml".into()),
+            address: Method::Explicit("192.0.2.9".parse().unwrap()),
+            publish: false,
             underlay_interface: Some("eth1".to_owned()),
+            backend: Backend::HostGw,
             vni: 77,
             port: 4789,
             receive_mode: ReceiveMode::Tc,
@@ -124,6 +151,7 @@ log-format: json
             notices: vec!["Backend.Learning is true: the list of nodes says all there is to learn".to_owned()],
             ebpf_object: Some("/o.bin".into()),
             resync_interval: Duration::from_secs(5),
+            listen: "192.0.2.7:9100".parse().unwrap(),
             log_format: LogFormat::Json,
         }
     );

@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock; equal inputs give an equal result, so that a pass without news has nothing to do.
 
+use crate::backend::{Backend, Way};
 use crate::model::{ClusterNode, Desired, Firewall, ManagedNeighbour, NextHop, OverlayLink, Route, Topology, Underlay};
 use ipnet::Ipv4Net;
 use overlay_common::abi;
@@ -18,6 +19,8 @@ pub struct Inputs<'a> {
     pub vni: u32,
     /// VXLAN UDP port.
     pub port: u16,
+    /// How packets are to get to other nodes.
+    pub backend: Backend,
     /// Bytes the underlay carries, if less than the NIC's MTU. A larger value has no effect: the NIC could not send it.
     pub mtu: Option<u32>,
     /// The rung of the receive ladder in use: one of [`abi::receive`].
@@ -65,15 +68,19 @@ const IPV4_MIN_MTU: u32 = 68;
 /// Computes what the kernel should hold.
 ///
 /// A peer the host has no route to has no entry in `NODES`, and one in `SUBNETS` that says so: the programs drop and count what is sent to
-/// it. The entry and the route stay, so that its packets never leave by the default route instead. `overlay_ifindex` in the settings is 0: `plan` fills it in.
+/// it; so they do with one behind a router where packets may only be sent as they are. The entry and the route stay, so that its packets never leave by the default route instead. `overlay_ifindex` in the settings is 0: `plan` fills it in.
 pub fn desired(inputs: &Inputs<'_>) -> Result<Desired, DesiredError> {
     let this = this_node(inputs.node_name, inputs.topology)?;
-    let mtu = overlay_mtu(inputs)?;
+    let underlay_mtu = underlay_mtu(inputs)?;
+    // An IPv4 packet has at most 65,535 bytes; loopback and its like have a larger MTU.
+    let mtu = (underlay_mtu - abi::ENCAP_OVERHEAD).min(u16::MAX.into());
     let gateway = this.gateway();
+    // A pod keeps the MTU it was wired with: where any peer may be sent VXLAN, now or after a change of routing, the tunnel's is what fits.
+    let pod_mtu = if inputs.backend == Backend::HostGw { underlay_mtu.min(u16::MAX.into()) } else { mtu };
 
     let mut desired = Desired {
         link: OverlayLink { mac: this.vtep_mac, mtu, port: inputs.port, address: gateway },
-        settings: settings(inputs, this, mtu),
+        settings: settings(inputs, this, pod_mtu),
         subnets: BTreeMap::new(),
         nodes: BTreeMap::new(),
         routes: BTreeSet::from([Route::Unreachable { destination: this.pod_cidr }]),
@@ -81,16 +88,37 @@ pub fn desired(inputs: &Inputs<'_>) -> Result<Desired, DesiredError> {
     };
     for peer in inputs.topology.nodes.values().filter(|node| node.name != this.name) {
         desired.settings.subnet_lens |= 1 << peer.pod_cidr.prefix_len();
-        desired.routes.insert(Route::Overlay { destination: peer.pod_cidr, source: gateway });
         let next_hop = inputs.underlay.next_hops.get(&peer.address);
-        desired.subnets.insert(peer.pod_cidr, subnet(this, peer, next_hop));
+        let way = Way::to(peer, inputs.backend, next_hop, &inputs.underlay.device);
+        let subnet = subnet(this, peer, (way, next_hop), underlay_mtu);
+        desired.subnets.insert(peer.pod_cidr, subnet);
+        desired.routes.insert(if way == Way::Direct {
+            let mtu = Some(u32::from(subnet.mtu)).filter(|mtu| *mtu < inputs.underlay.device.mtu.min(u16::MAX.into()));
+            Route::Direct { destination: peer.pod_cidr, gateway: peer.address, ifindex: subnet.ifindex, source: gateway, mtu }
+        } else {
+            Route::Overlay { destination: peer.pod_cidr, source: gateway }
+        });
         if let Some(next_hop) = next_hop {
             let (pod_net, pod_mask) = network(peer.pod_cidr);
-            desired.nodes.insert(peer.address, abi::Node { pod_net, pod_mask });
-            desired.neighbours.insert(ManagedNeighbour { address: next_hop.address, ifindex: next_hop.ifindex });
+            desired.nodes.insert(peer.address, abi::Node { pod_net, pod_mask, reach: way.reach() });
+            desired.neighbours.extend(neighbours(peer.address, next_hop));
         }
     }
     Ok(desired)
+}
+
+/// Whom the kernel is asked to keep resolved for a node at `address`.
+pub fn neighbours(address: Ipv4Addr, next_hop: &NextHop) -> impl Iterator<Item = ManagedNeighbour> + use<> {
+    let NextHop { ifindex, on_link, .. } = *next_hop;
+    // Its own route to us may be another than ours to it: what it sends as a neighbour is known by its MAC.
+    let addresses = [Some(next_hop.address), on_link.then_some(address)];
+    addresses.into_iter().flatten().map(move |address| ManagedNeighbour { address, ifindex })
+}
+
+/// The networks that are sent packets as they are.
+#[must_use]
+pub fn direct_networks(subnets: &BTreeMap<Ipv4Net, abi::Subnet>) -> BTreeSet<Ipv4Net> {
+    subnets.iter().filter(|(_, subnet)| subnet.reach == abi::reach::DIRECT).map(|(net, _)| *net).collect()
 }
 
 /// Multicast (RFC 5771): never routed through a translation, and a group is no destination that answers the node.
@@ -98,8 +126,8 @@ const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 
 /// Computes what the packet filter should do for the pods of `this` node.
 ///
-/// Whatever leaves by the overlay device stays in the cluster, so other nodes' pod networks need not be listed. `direct`: what the
-/// configuration adds, in any order, overlapping or not.
+/// Whatever leaves by the overlay device stays in the cluster, so the pod networks of nodes that are sent VXLAN need not be listed. `direct`:
+/// those of the others, and what the configuration adds, in any order, overlapping or not.
 #[must_use]
 pub fn firewall(this: &ClusterNode, masquerade: bool, direct: &[Ipv4Net], port: u16) -> Firewall {
     let all: Vec<Ipv4Net> = direct.iter().copied().chain([this.pod_cidr, MULTICAST]).collect();
@@ -119,19 +147,18 @@ fn this_node<'a>(name: &str, topology: &'a Topology) -> Result<&'a ClusterNode, 
     })
 }
 
-/// Largest inner IP packet.
-fn overlay_mtu(inputs: &Inputs<'_>) -> Result<u32, DesiredError> {
+/// Largest IP packet the underlay carries.
+fn underlay_mtu(inputs: &Inputs<'_>) -> Result<u32, DesiredError> {
     let device = &inputs.underlay.device;
     let mtu = inputs.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
     let needed = IPV4_MIN_MTU + abi::ENCAP_OVERHEAD;
     if mtu < needed {
         return Err(DesiredError::MtuTooSmall { device: device.name.clone(), mtu, needed });
     }
-    // An IPv4 packet has at most 65,535 bytes; loopback and its like have a larger MTU.
-    Ok((mtu - abi::ENCAP_OVERHEAD).min(u16::MAX.into()))
+    Ok(mtu)
 }
 
-fn settings(inputs: &Inputs<'_>, this: &ClusterNode, mtu: u32) -> abi::Settings {
+fn settings(inputs: &Inputs<'_>, this: &ClusterNode, pod_mtu: u32) -> abi::Settings {
     let device = &inputs.underlay.device;
     let (pod_net, pod_mask) = network(this.pod_cidr);
     abi::Settings {
@@ -139,7 +166,7 @@ fn settings(inputs: &Inputs<'_>, this: &ClusterNode, mtu: u32) -> abi::Settings 
         vni: inputs.vni,
         port: inputs.port.into(),
         receive_mode: inputs.receive_mode,
-        mtu,
+        mtu: pod_mtu,
         overlay_ifindex: 0,
         underlay_ifindex: device.ifindex,
         address: this.address.octets(),
@@ -152,20 +179,30 @@ fn settings(inputs: &Inputs<'_>, this: &ClusterNode, mtu: u32) -> abi::Settings 
     }
 }
 
-fn subnet(this: &ClusterNode, peer: &ClusterNode, next_hop: Option<&NextHop>) -> abi::Subnet {
+fn subnet(this: &ClusterNode, peer: &ClusterNode, (way, next_hop): (Way, Option<&NextHop>), underlay_mtu: u32) -> abi::Subnet {
     let node = peer.address.octets();
-    let Some(next_hop) = next_hop else { return abi::Subnet { node, reach: abi::reach::NONE, ..abi::Subnet::new_zeroed() } };
+    // Nothing is too big to be dropped.
+    let unreachable = abi::Subnet { node, reach: abi::reach::NONE, mtu: u16::MAX, ..abi::Subnet::new_zeroed() };
+    let Some(next_hop) = next_hop else { return unreachable };
+    let mtu = match way {
+        Way::Direct => next_hop.mtu.map_or(underlay_mtu, |mtu| mtu.min(underlay_mtu)),
+        // The device that the stack sends it by has no other MTU for this peer.
+        Way::Encap => underlay_mtu - abi::ENCAP_OVERHEAD,
+        Way::NoRoute | Way::BehindRouter => u16::MAX.into(),
+    };
     abi::Subnet {
         node,
         vtep_mac: peer.vtep_mac.0,
         next_hop_mac: next_hop.mac.unwrap_or_default().0,
         local_mac: next_hop.local_mac.0,
-        pad: [0; 2],
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         // The peer accepts packets from the address the list gives this node, whatever address the kernel would choose.
         source: this.address.octets(),
         next_hop: next_hop.address.octets(),
         ifindex: next_hop.ifindex,
-        reach: abi::reach::ENCAP,
+        reach: way.reach(),
+        node_mac: next_hop.node_mac.unwrap_or_default().0,
+        pad: [0; 2],
     }
 }
 

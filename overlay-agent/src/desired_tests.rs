@@ -1,11 +1,20 @@
 use super::*;
-use crate::model::{Mac, NeighbourState, RejectedNode, UnderlayDevice};
+use crate::model::{AddressOrigin, Mac, NeighbourState, RejectedNode, UnderlayDevice};
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
 fn cluster_node(name: &str, address: &str, pod_cidr: &str) -> ClusterNode {
     let address = address.parse().unwrap();
-    ClusterNode { name: name.to_owned(), address, pod_cidr: pod_cidr.parse().unwrap(), vtep_mac: Mac::derived_from(address), notice: None }
+    ClusterNode {
+        name: name.to_owned(),
+        address,
+        given_by: AddressOrigin::InternalIp,
+        internal_ip: Some(address),
+        pod_cidr: pod_cidr.parse().unwrap(),
+        vtep_mac: Mac::derived_from(address),
+        no_tunnel: false,
+        notice: None,
+    }
 }
 
 fn topology(nodes: &[ClusterNode]) -> Topology {
@@ -24,6 +33,9 @@ fn next_hop(address: &str, mac: Option<Mac>) -> NextHop {
         source: "192.0.2.200".parse().unwrap(),
         mac,
         state: if mac.is_some() { NeighbourState::Reachable } else { NeighbourState::Incomplete },
+        mtu: None,
+        on_link: false,
+        node_mac: mac,
     }
 }
 
@@ -35,7 +47,7 @@ fn underlay(next_hops: &[(&str, NextHop)]) -> Underlay {
 }
 
 fn inputs<'a>(topology: &'a Topology, underlay: &'a Underlay) -> Inputs<'a> {
-    Inputs { node_name: "a", vni: 1, port: 8472, mtu: None, receive_mode: abi::receive::TC, topology, underlay }
+    Inputs { node_name: "a", vni: 1, port: 8472, backend: Backend::Vxlan, mtu: None, receive_mode: abi::receive::TC, topology, underlay }
 }
 
 #[test]
@@ -97,11 +109,13 @@ fn three_nodes_one_behind_a_router_one_without_a_route() {
             vtep_mac: [0x0e, 0x4f, 198, 51, 100, 3],
             next_hop_mac: [0; 6],
             local_mac: [2, 0, 0, 0, 0, 1],
-            pad: [0; 2],
+            mtu: 1450,
             source: [192, 0, 2, 1],
             next_hop: [192, 0, 2, 254],
             ifindex: 2,
             reach: abi::reach::ENCAP,
+            node_mac: [0; 6],
+            pad: [0; 2],
         }
     );
     assert_eq!(subnet("10.244.2.0/24").next_hop_mac, mac.0);
@@ -109,7 +123,7 @@ fn three_nodes_one_behind_a_router_one_without_a_route() {
     assert_eq!((subnet("10.244.4.0/24").reach, subnet("10.244.4.0/24").ifindex), (abi::reach::NONE, 0));
     assert_eq!(desired.nodes.keys().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.2", "198.51.100.3"]);
     let routed = desired.nodes[&Ipv4Addr::new(198, 51, 100, 3)];
-    assert_eq!(routed, abi::Node { pod_net: [10, 244, 3, 0], pod_mask: [255, 255, 255, 128] });
+    assert_eq!(routed, abi::Node { pod_net: [10, 244, 3, 0], pod_mask: [255, 255, 255, 128], reach: abi::reach::ENCAP });
 
     let neighbours: Vec<_> = desired.neighbours.iter().map(|neighbour| neighbour.address.to_string()).collect();
     assert_eq!(neighbours, ["192.0.2.2", "192.0.2.254"]);
@@ -181,4 +195,63 @@ proptest! {
         prop_assert!(!desired.nodes.contains_key(&nodes[0].address) && !desired.subnets.contains_key(&nodes[0].pod_cidr));
         prop_assert!(desired.neighbours.len() <= 1);
     }
+}
+
+#[test]
+fn the_way_follows_the_route_and_what_is_asked_for() {
+    use crate::backend::Way;
+    let (flat, flannel) = (cluster_node("b", "192.0.2.2", "10.244.2.0/24"), cluster_node("c", "192.0.2.3", "10.244.3.0/24"));
+    let flannel = ClusterNode { no_tunnel: true, ..flannel };
+    for (backend, node, ways) in [
+        (Backend::Vxlan, &flat, [Way::Encap, Way::Encap, Way::Encap]),
+        (Backend::Direct, &flat, [Way::Direct, Way::Encap, Way::Encap]),
+        (Backend::HostGw, &flat, [Way::Direct, Way::BehindRouter, Way::BehindRouter]),
+        (Backend::Vxlan, &flannel, [Way::Direct, Way::BehindRouter, Way::BehindRouter]),
+        (Backend::Direct, &flannel, [Way::Direct, Way::BehindRouter, Way::BehindRouter]),
+    ] {
+        let neighbour = next_hop(&node.address.to_string(), None);
+        let hops = [neighbour.clone(), NextHop { ifindex: 3, ..neighbour }, next_hop("192.0.2.254", None)];
+        let found = hops.each_ref().map(|next_hop| Way::to(node, backend, Some(next_hop), &device(1500)));
+        assert_eq!(found, ways, "{backend:?} {}", node.name);
+        assert_eq!(Way::to(node, backend, None, &device(1500)), Way::NoRoute);
+    }
+}
+
+#[test]
+fn a_neighbour_is_sent_packets_as_they_are_in_full_size() {
+    let cluster = topology(&[
+        cluster_node("a", "192.0.2.1", "10.244.1.0/24"),
+        cluster_node("b", "192.0.2.2", "10.244.2.0/24"),
+        cluster_node("c", "198.51.100.3", "10.244.3.0/24"),
+    ]);
+    let mac = Mac([2, 0, 0, 0, 0, 2]);
+    let router = NextHop { on_link: true, ..next_hop("192.0.2.254", None) };
+    let host = underlay(&[("192.0.2.2", next_hop("192.0.2.2", Some(mac))), ("198.51.100.3", router)]);
+    let (net, source) = (|net: &str| net.parse::<Ipv4Net>().unwrap(), Ipv4Addr::new(10, 244, 1, 1));
+    let of = |backend, host: &Underlay| desired(&Inputs { backend, ..inputs(&cluster, host) }).unwrap();
+    let direct = |mtu| {
+        let (destination, gateway) = (net("10.244.2.0/24"), Ipv4Addr::new(192, 0, 2, 2));
+        Route::Direct { destination, gateway, ifindex: 2, source, mtu }
+    };
+
+    let mixed = of(Backend::Direct, &host);
+    let (b, c) = (mixed.subnets[&net("10.244.2.0/24")], mixed.subnets[&net("10.244.3.0/24")]);
+    assert_eq!((b.reach, b.mtu, b.node_mac), (abi::reach::DIRECT, 1500, mac.0));
+    assert_eq!((c.reach, c.mtu), (abi::reach::ENCAP, 1450));
+    assert!(mixed.routes.contains(&direct(None)));
+    assert!(mixed.routes.contains(&Route::Overlay { destination: net("10.244.3.0/24"), source }));
+    assert_eq!(mixed.nodes[&Ipv4Addr::new(192, 0, 2, 2)].reach, abi::reach::DIRECT);
+    // c may send as a neighbour, though this node does not.
+    assert!(mixed.neighbours.contains(&ManagedNeighbour { address: Ipv4Addr::new(198, 51, 100, 3), ifindex: 2 }));
+    // Pods and the overlay device have the MTU that fits every way.
+    assert_eq!((mixed.settings.mtu, mixed.link.mtu), (1450, 1450));
+    assert_eq!(direct_networks(&mixed.subnets), BTreeSet::from([net("10.244.2.0/24")]));
+
+    let all = of(Backend::HostGw, &host);
+    assert_eq!((all.settings.mtu, all.link.mtu, all.subnets[&net("10.244.3.0/24")].reach), (1500, 1450, abi::reach::NONE));
+
+    let narrow = NextHop { mtu: Some(1400), ..next_hop("192.0.2.2", Some(mac)) };
+    let narrow = of(Backend::Direct, &underlay(&[("192.0.2.2", narrow)]));
+    assert_eq!(narrow.subnets[&net("10.244.2.0/24")].mtu, 1400);
+    assert!(narrow.routes.contains(&direct(Some(1400))));
 }

@@ -4,6 +4,8 @@
 //! [`datapath`] and [`netlink`]. Only `cluster` imports kube, only `datapath` aya, only `netlink` rtnetlink,
 //! only [`firewall`] runs nft and iptables.
 
+pub mod address;
+pub mod backend;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
@@ -21,4 +23,5 @@ pub mod model;
 pub mod netlink;
 pub mod pod;
 pub mod reconcile;
+pub mod serve;
 pub mod status;

@@ -4,13 +4,14 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use ipnet::Ipv4Net;
 use overlay_agent::cli::{CleanupArgs, Cli, Command, Foreign, LogFormat, MeasureArgs, OutputFormat, RunArgs, StatusArgs};
+use overlay_agent::cluster::publish;
 use overlay_agent::cni::ipam::Store;
-use overlay_agent::config::{Config, ConfigError, Directories};
+use overlay_agent::config::{Config, ConfigError, Directories, Watch};
 use overlay_agent::datapath::{Detours, PinDir, Tables};
 use overlay_agent::leftovers::{self, Leftovers};
 use overlay_agent::measure::{self, Record};
 use overlay_agent::netlink::Netlink;
-use overlay_agent::reconcile;
+use overlay_agent::reconcile::{self, run::Ended};
 use overlay_agent::status::{self, Readings, StateDir, Style};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
@@ -37,10 +38,22 @@ fn main() -> ExitCode {
 }
 
 fn run(args: RunArgs) -> Result<ExitCode> {
-    let config = Config::load(args.settings, args.config.as_deref())?;
-    start_log(config.log_format);
-    runtime()?.block_on(reconcile::run::run(&config))?;
-    Ok(ExitCode::SUCCESS)
+    let mut watch = Watch::new(args.settings, args.config)?;
+    start_log(watch.config().log_format);
+    let mut good: Option<Config> = None;
+    loop {
+        let config = watch.config().clone();
+        // A runtime for each configuration: whatever ran with the old one ends with it. Programs, maps and pods do not notice.
+        match (runtime()?.block_on(reconcile::run::run(&config, &mut watch)), good.take()) {
+            (Ok(Ended::Stopped), _) => return Ok(ExitCode::SUCCESS),
+            (Ok(Ended::Reconfigured), _) => good = Some(config),
+            (Err(error), Some(last)) => {
+                tracing::error!(error = format!("{error:#}"), "the new configuration does not work; back to the last good one");
+                watch.go_back(last);
+            }
+            (Err(error), None) => return Err(error),
+        }
+    }
 }
 
 /// Starts the log on standard error. `RUST_LOG` chooses what is told, by default everything from `info` up.
@@ -96,11 +109,9 @@ fn show_status(args: StatusArgs) -> Result<ExitCode> {
     let wired = tables.as_ref().and_then(|tables| tables.pods().ok()).unwrap_or_default();
     // Records that cannot be read are a problem of the agent's last pass already.
     let records = Store::new(&pods_dir).pods().unwrap_or_default();
-    let readings = Readings {
-        counters: tables.and_then(|tables| tables.counters().ok()),
-        detours: Detours::read(&pins).ok(),
-        pods: status::pods(&wired, &records),
-    };
+    let pods = status::pods(&wired, &records);
+    status.stray_pods = status.find_stray_pods(&pods);
+    let readings = Readings { counters: tables.and_then(|tables| tables.counters().ok()), detours: Detours::read(&pins).ok(), pods };
     let mut stdout = std::io::stdout();
     let text = match args.output {
         OutputFormat::Json => status::render_json(&status, running, &readings),
@@ -123,11 +134,17 @@ fn cleanup(args: CleanupArgs) -> Result<ExitCode> {
     }
     let directories = args.places.load(args.config.as_deref())?;
     let places = args.runtime.load(args.config.as_deref())?;
+    // The status goes with everything else.
+    let published = StateDir::new(directories.state_dir.clone()).read().ok().filter(|status| status.publish.is_some());
     let removed = runtime()?.block_on(reconcile::cleanup::cleanup(&directories, places.as_ref()))?;
     for line in &removed {
         println!("removed {line}");
     }
     println!("{}", if removed.is_empty() { "nothing to remove" } else { "this node is clean" });
+    if let Some(status) = published {
+        println!("left: what was published on the Node object; unless another network takes its place there, remove it with");
+        println!("  {}", publish::how_to_remove(&status.node_name));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

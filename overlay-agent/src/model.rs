@@ -60,6 +60,12 @@ impl Mac {
         Self([0x0e, 0x4f, a, b, c, d])
     }
 
+    /// Whether it is one that [`Self::derived_from`] gives some address: nobody chose it.
+    #[must_use]
+    pub const fn is_derived(self) -> bool {
+        self.0[0] == 0x0e && self.0[1] == 0x4f
+    }
+
     /// Whether it can be the address of one device: neither zero nor a group address.
     #[must_use]
     pub fn is_unicast(self) -> bool {
@@ -79,6 +85,40 @@ impl<'de> serde::Deserialize<'de> for Mac {
     }
 }
 
+/// What of a Node object gives the node's address; docs/nodes.md has the order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressOrigin {
+    /// The first usable `InternalIP` of `status.addresses`.
+    #[default]
+    InternalIp,
+    /// flannel's annotation `public-ip`, which a flannel or an agent with `publish` wrote.
+    FlannelPublicIp,
+    /// flannel's annotation `public-ip-overwrite`, an operator's word.
+    FlannelPublicIpOverwrite,
+    /// Our annotation `overlay/public-ip`, an operator's word.
+    OverlayPublicIp,
+}
+
+impl AddressOrigin {
+    /// Whether a person said so, for this one node: nothing this node finds out by itself counts against it.
+    #[must_use]
+    pub const fn is_operators(self) -> bool {
+        matches!(self, Self::FlannelPublicIpOverwrite | Self::OverlayPublicIp)
+    }
+}
+
+impl fmt::Display for AddressOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InternalIp => "InternalIP of the Node",
+            Self::FlannelPublicIp => "annotation flannel.alpha.coreos.com/public-ip of the Node",
+            Self::FlannelPublicIpOverwrite => "annotation flannel.alpha.coreos.com/public-ip-overwrite of the Node",
+            Self::OverlayPublicIp => "annotation overlay/public-ip of the Node",
+        })
+    }
+}
+
 /// A node of the cluster that is fit to talk to.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ClusterNode {
@@ -86,10 +126,16 @@ pub struct ClusterNode {
     pub name: String,
     /// Its address on the underlay.
     pub address: Ipv4Addr,
+    /// What of the Node object gives `address`.
+    pub given_by: AddressOrigin,
+    /// The first usable address of type `InternalIP`, whether or not it is the one that counts.
+    pub internal_ip: Option<Ipv4Addr>,
     /// The network its pods live in; host bits are zero.
     pub pod_cidr: Ipv4Net,
-    /// MAC of its tunnel end: flannel's annotation when present, else derived from `address`.
+    /// MAC of its tunnel end: by annotation, ours or flannel's, else derived from `address`.
     pub vtep_mac: Mac,
+    /// It runs flannel's host-gw backend: there is no tunnel end.
+    pub no_tunnel: bool,
     /// Something an operator should look at; the node is used nevertheless.
     pub notice: Option<String>,
 }
@@ -178,6 +224,12 @@ pub struct NextHop {
     pub mac: Option<Mac>,
     /// State of the neighbour entry.
     pub state: NeighbourState,
+    /// Bytes the route says its way carries, if it says so.
+    pub mtu: Option<u32>,
+    /// The node's address is in a network of the NIC, whatever the route to it: it may send here as a neighbour.
+    pub on_link: bool,
+    /// MAC of the node itself, when the neighbour table has it.
+    pub node_mac: Option<Mac>,
 }
 
 /// What the host's network says about the world outside: read from netlink, input to `desired`.
@@ -199,11 +251,34 @@ pub enum Route {
         /// This node's gateway address.
         source: Ipv4Addr,
     },
+    /// `<destination> via <gateway> dev <NIC> src <source>`: the pods of a peer that is sent packets as they are.
+    Direct {
+        /// The peer's pod network.
+        destination: Ipv4Net,
+        /// The peer.
+        gateway: Ipv4Addr,
+        /// The NIC.
+        ifindex: u32,
+        /// This node's gateway address.
+        source: Ipv4Addr,
+        /// Bytes the way carries, if less than the NIC's MTU.
+        mtu: Option<u32>,
+    },
     /// `unreachable <destination>`: this node's pod network, so that an address without a pod is answered and never routed out.
     Unreachable {
         /// This node's pod network.
         destination: Ipv4Net,
     },
+}
+
+impl Route {
+    /// Where it leads.
+    #[must_use]
+    pub const fn destination(&self) -> Ipv4Net {
+        match *self {
+            Self::Overlay { destination, .. } | Self::Direct { destination, .. } | Self::Unreachable { destination } => destination,
+        }
+    }
 }
 
 /// `rtm_protocol` of our routes and `proto` of our neighbours: a number no routing daemon of iproute2's `rt_protos` has.

@@ -3,14 +3,19 @@
 //! The agent writes `status.json` below its state directory; `overlay-agent status` reads it. Touches nothing but that directory. Counters
 //! are not in the file: they are read from the kernel when somebody asks.
 
+mod address;
 mod pods;
 mod render;
 mod state_dir;
 
+pub use address::AddressStatus;
 pub use pods::{PodStatus, RecordStatus, Wiring, pods};
 pub use render::{Readings, Style, render_json, render_text};
+pub(crate) use render::{drops, flows};
 pub use state_dir::{LockError, StateDir, StatusError};
 
+use crate::backend::{Backend, Way};
+use crate::cluster::publish::PublishStatus;
 use crate::cluster::{Health, SourceState};
 use crate::firewall;
 use crate::model::{ClusterNode, FIREWALL_TABLE, Mac, NeighbourState, RejectedNode, Topology, Underlay, UnderlayDevice};
@@ -30,6 +35,12 @@ pub struct Status {
     pub node_name: String,
     /// This node; absent while the list of nodes does not have it or it is left out.
     pub node: Option<ThisNode>,
+    /// How this node's address was chosen; absent until there was a list of nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<AddressStatus>,
+    /// What became of writing to the Node object; absent if nothing is to be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<PublishStatus>,
     /// The source of the list of nodes.
     pub source: SourceState,
     /// The NIC that carries the tunnel; absent until it is found.
@@ -39,6 +50,9 @@ pub struct Status {
     /// How pods' packets leave the cluster; absent until it was looked at.
     #[serde(default)]
     pub firewall: Option<FirewallStatus>,
+    /// How packets are to get to them. An older agent does not say.
+    #[serde(default)]
+    pub backend: Backend,
     /// Every other node that is used, by name.
     pub peers: Vec<Peer>,
     /// Nodes that are left out.
@@ -49,6 +63,15 @@ pub struct Status {
     /// What another network left on this node, in a sentence: looked for when somebody asks for the status, never in the file.
     #[serde(skip)]
     pub leftovers: Option<String>,
+    /// Pods with an address that is not of this node's network any more, in a sentence: looked for like `leftovers`.
+    #[serde(skip)]
+    pub stray_pods: Option<String>,
+    /// Why health and metrics cannot be asked for, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_problem: Option<String>,
+    /// Why the configuration files are not what is in use, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration_problem: Option<String>,
     /// The last pass that did something or could not.
     pub last_pass: Option<Pass>,
 }
@@ -125,16 +148,6 @@ pub struct FirewallStatus {
     pub problems: Vec<String>,
 }
 
-/// How packets get to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Path {
-    /// By VXLAN.
-    Encap,
-    /// Not at all: this host has no route to the node's address.
-    NoRoute,
-}
-
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -147,7 +160,7 @@ pub struct Peer {
     /// MAC of its tunnel end.
     pub vtep_mac: Mac,
     /// How packets get there.
-    pub path: Path,
+    pub path: Way,
     /// The neighbour packets are handed to: a router or the node itself.
     pub next_hop: Option<Ipv4Addr>,
     /// State of the neighbour.
@@ -178,14 +191,20 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_name,
             node: None,
+            address: None,
+            publish: None,
             source,
             underlay: None,
             receive: None,
             firewall: None,
+            backend: Backend::default(),
             peers: Vec::new(),
             rejected: Vec::new(),
             runtime: None,
             leftovers: None,
+            stray_pods: None,
+            endpoint_problem: None,
+            configuration_problem: None,
             last_pass: None,
         }
     }
@@ -193,7 +212,12 @@ impl Status {
     /// Takes in what is known of the cluster.
     pub fn set_cluster(&mut self, topology: &Topology, underlay: Option<&Underlay>) {
         self.node = topology.nodes.get(&self.node_name).map(ThisNode::from);
-        self.peers = topology.nodes.values().filter(|node| node.name != self.node_name).map(|node| Peer::new(node, underlay)).collect();
+        self.peers = topology
+            .nodes
+            .values()
+            .filter(|node| node.name != self.node_name)
+            .map(|node| Peer::new(node, self.backend, underlay))
+            .collect();
         self.rejected.clone_from(&topology.rejected);
     }
 
@@ -247,6 +271,8 @@ impl Status {
         if self.node.is_none() && self.source.health == Health::Healthy && !self.rejected.iter().any(|node| node.name == self.node_name) {
             problems.push(format!("the list of nodes does not have this node, {}", self.node_name));
         }
+        problems.extend(self.address.iter().filter_map(|address| address.problem.clone()));
+        problems.extend(self.publish.iter().filter_map(|publish| publish.problem.clone()));
         if let Some(pass) = &self.last_pass {
             problems.extend(pass.errors.iter().cloned());
         } else if running {
@@ -255,6 +281,9 @@ impl Status {
         problems.extend(self.runtime.iter().flat_map(|runtime| runtime.problems.iter().cloned()));
         problems.extend(self.firewall.iter().flat_map(|firewall| firewall.problems.iter().cloned()));
         problems.extend(self.leftovers.clone());
+        problems.extend(self.stray_pods.clone());
+        problems.extend(self.configuration_problem.clone());
+        problems.extend(self.endpoint_problem.clone());
         problems.extend(self.rejected.iter().map(|node| format!("node {} is left out: {}", node.name, node.reason)));
         problems.extend(self.peers.iter().filter_map(Peer::problem));
         problems
@@ -274,14 +303,14 @@ impl From<&ClusterNode> for ThisNode {
 }
 
 impl Peer {
-    fn new(node: &ClusterNode, underlay: Option<&Underlay>) -> Self {
+    fn new(node: &ClusterNode, backend: Backend, underlay: Option<&Underlay>) -> Self {
         let next_hop = underlay.and_then(|underlay| underlay.next_hops.get(&node.address));
         Self {
             name: node.name.clone(),
             pod_cidr: node.pod_cidr,
             address: node.address,
             vtep_mac: node.vtep_mac,
-            path: if next_hop.is_some() { Path::Encap } else { Path::NoRoute },
+            path: underlay.map_or(Way::NoRoute, |underlay| Way::to(node, backend, next_hop, &underlay.device)),
             next_hop: next_hop.map(|next_hop| next_hop.address),
             next_hop_state: next_hop.map_or(NeighbourState::Absent, |next_hop| next_hop.state),
             next_hop_mac: next_hop.and_then(|next_hop| next_hop.mac),
@@ -289,14 +318,18 @@ impl Peer {
         }
     }
 
-    fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let Self { name, address, .. } = self;
         match (self.path, self.next_hop) {
-            (Path::Encap, Some(next_hop)) if self.next_hop_state == NeighbourState::Failed => {
+            (Way::Encap | Way::Direct, Some(next_hop)) if self.next_hop_state == NeighbourState::Failed => {
                 Some(format!("node {name} cannot be reached: next hop {next_hop} does not answer ARP"))
             }
-            (Path::Encap, _) => None,
-            (Path::NoRoute, _) => Some(format!("node {name} cannot be reached: this host has no route to {address}")),
+            (Way::Encap | Way::Direct, _) => None,
+            (Way::BehindRouter, Some(next_hop)) => {
+                let by = if next_hop == *address { "by another NIC".to_owned() } else { format!("behind router {next_hop}") };
+                Some(format!("node {name} cannot be reached without a tunnel, as host-gw wants: {address} is {by}; backend: direct can"))
+            }
+            (Way::NoRoute | Way::BehindRouter, _) => Some(format!("node {name} cannot be reached: this host has no route to {address}")),
         }
     }
 }

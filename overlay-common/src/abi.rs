@@ -95,6 +95,8 @@ pub mod reach {
     pub const NONE: u32 = 0;
     /// By VXLAN.
     pub const ENCAP: u32 = 1;
+    /// As it is: the node is a neighbour on the underlay.
+    pub const DIRECT: u32 = 2;
 }
 
 /// Value of `SUBNETS`: which node has the prefix, and all it takes to send there. One lookup finds it.
@@ -103,14 +105,14 @@ pub mod reach {
 pub struct Subnet {
     /// Underlay address of the node: the outer destination.
     pub node: Ipv4,
-    /// Inner destination MAC of what we send.
+    /// Inner destination MAC of what we send by VXLAN.
     pub vtep_mac: Mac,
     /// Outer destination MAC: the node's own or a router's. All zero: not resolved yet, the kernel's neighbour table is asked.
     pub next_hop_mac: Mac,
     /// Outer source MAC: the NIC the packet leaves by.
     pub local_mac: Mac,
-    /// Explicit padding, zero.
-    pub pad: [u8; 2],
+    /// Largest IP packet of a pod that can be sent this way.
+    pub mtu: u16,
     /// Outer source address.
     pub source: Ipv4,
     /// Address whose neighbour entry gives `next_hop_mac`: the node itself or a router.
@@ -119,6 +121,11 @@ pub struct Subnet {
     pub ifindex: u32,
     /// One of [`reach`].
     pub reach: u32,
+    /// MAC of the node itself: what sends its pods' packets if they come without a tunnel. All zero: the node is no neighbour, or not
+    /// resolved yet, and no such packet is accepted.
+    pub node_mac: Mac,
+    /// Explicit padding, zero.
+    pub pad: [u8; 2],
 }
 
 /// Value of `NODES`: what may come from a node.
@@ -129,6 +136,9 @@ pub struct Node {
     pub pod_net: Ipv4,
     /// Mask of `pod_net`.
     pub pod_mask: Ipv4,
+    /// One of [`reach`]: where it is [`reach::DIRECT`], the host's route to the node's pods may lead out of the NIC, and what comes from them
+    /// to the host has to enter there.
+    pub reach: u32,
 }
 
 /// Value of `PODS`: where a packet to a pod on this node goes.
@@ -207,7 +217,7 @@ pub struct Settings {
     pub port: u32,
     /// One of [`receive`].
     pub receive_mode: u32,
-    /// Largest inner IP packet that fits the underlay: its MTU minus [`ENCAP_OVERHEAD`].
+    /// MTU of pods that are wired from now on. What may be sent to a node's pods is in [`Subnet::mtu`].
     pub mtu: u32,
     /// ifindex of the overlay device.
     pub overlay_ifindex: u32,
@@ -231,8 +241,8 @@ pub struct Settings {
 
 const _: () = {
     assert!(size_of::<SubnetKey>() == 8);
-    assert!(size_of::<Subnet>() == 40 && align_of::<Subnet>() == 4);
-    assert!(size_of::<Node>() == 8);
+    assert!(size_of::<Subnet>() == 48 && align_of::<Subnet>() == 4);
+    assert!(size_of::<Node>() == 12);
     assert!(size_of::<Pod>() == 16);
     assert!(size_of::<Veth>() == 16);
     assert!(size_of::<DetourKey>() == 8);

@@ -45,7 +45,7 @@ counters! {
     PodEncap = 0, pod_encap_packets, pod_encap_bytes;
     /// From the host to a pod of another node: encapsulated.
     HostEncap = 1, host_encap_packets, host_encap_bytes;
-    /// Encapsulated while the next hop's MAC was unknown: sent through the kernel's neighbour table, which resolves it.
+    /// Sent to another node while the next hop's MAC was unknown: through the kernel's neighbour table, which resolves it.
     NeighbourEncap = 2, neigh_encap_packets, neigh_encap_bytes;
     /// From a pod to a pod of the same node.
     PodLocal = 3, pod_local_packets, pod_local_bytes;
@@ -65,10 +65,18 @@ counters! {
     TcDecap = 10, tc_decap_packets, tc_decap_bytes;
     /// VXLAN stripped by the kernel's vxlan device.
     KernelDecap = 11, kernel_decap_packets, kernel_decap_bytes;
-    /// From the tunnel, delivered to a pod.
+    /// From another node, delivered to a pod.
     DeliverPod = 12, deliver_pod_packets, deliver_pod_bytes;
-    /// From the tunnel, delivered to the host's stack: to the gateway address, TTL at its end, or a pod's packet whose flow takes the stack.
+    /// From another node, delivered to the host's stack: to the gateway address, TTL at its end, or a pod's packet whose flow takes the stack.
     DeliverHost = 13, deliver_host_packets, deliver_host_bytes;
+    /// From a pod to a pod of another node: without a tunnel.
+    PodDirect = 14, pod_direct_packets, pod_direct_bytes;
+    /// From the host to a pod of another node, by way of the overlay device: without a tunnel.
+    HostDirect = 15, host_direct_packets, host_direct_bytes;
+    /// Without a tunnel from another node's pod, taken by XDP.
+    XdpDirect = 16, xdp_direct_packets, xdp_direct_bytes;
+    /// Without a tunnel from another node's pod, taken by TC.
+    TcDirect = 17, tc_direct_packets, tc_direct_bytes;
 }
 
 /// The value of `COUNTERS`.

@@ -2,7 +2,7 @@
 //!
 //! Each function reads in the order of the wire and stops at the first thing that is wrong. The verdicts are those of `docs/packets.md`.
 
-use crate::abi::{ENCAP_OVERHEAD, Ipv4, Mac, Node, Settings};
+use crate::abi::{ENCAP_OVERHEAD, Ipv4, Mac, Node, Settings, Subnet};
 use crate::checksum;
 use crate::packet::Packet;
 use crate::reason::DropReason;
@@ -158,7 +158,13 @@ pub fn inner<P: Packet + ?Sized>(packet: &P, offset: usize, end: usize, own_mac:
     if ethernet.source[0] & 1 != 0 || ethernet.source == own_mac {
         return Err(DropReason::InnerMac);
     }
-    let datagram = ipv4(packet, offset + ETHERNET_LEN, end).map_err(|malformed| match malformed {
+    of_peer(packet, offset + ETHERNET_LEN, end)
+}
+
+/// The IPv4 packet another node sent for one of our pods, at `offset`, in a tunnel or without.
+#[inline(always)]
+fn of_peer<P: Packet + ?Sized>(packet: &P, offset: usize, end: usize) -> Result<Datagram, DropReason> {
+    let datagram = ipv4(packet, offset, end).map_err(|malformed| match malformed {
         Malformed::Short => DropReason::Short,
         Malformed::Header => DropReason::InnerHeader,
         Malformed::SourceRoute => DropReason::InnerIpOptions,
@@ -167,6 +173,48 @@ pub fn inner<P: Packet + ?Sized>(packet: &P, offset: usize, end: usize, own_mac:
         return Err(DropReason::InnerTtl);
     }
     Ok(datagram)
+}
+
+/// What a frame says of itself that may have come from another node's pod without a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// Who sent it on this link.
+    pub mac: Mac,
+    /// The pod that claims to have sent it.
+    pub source: Ipv4,
+    /// Offset where its IP packet claims to end.
+    end: usize,
+}
+
+/// The frame is for our pod network as it stands. `None`: it is not, and no concern of ours.
+#[must_use]
+#[inline(always)]
+pub fn plain<P: Packet + ?Sized>(packet: &P, settings: &Settings) -> Option<Plain> {
+    let PlainHeaders { ethernet, ip } = packet.read(0)?;
+    let ours = ethernet.ethertype.get() == ETHERTYPE_IPV4 && contains(settings.pod_net, settings.pod_mask, ip.destination);
+    ours.then(|| Plain { mac: ethernet.source, source: ip.source, end: ETHERNET_LEN + usize::from(ip.total_len.get()) })
+}
+
+/// What a frame without a tunnel begins with.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, Unaligned)]
+struct PlainHeaders {
+    ethernet: EthernetHeader,
+    ip: Ipv4Header,
+}
+
+impl Plain {
+    /// The packet, if the node that has `subnet`, where its source is from, sent it itself.
+    ///
+    /// # Errors
+    /// It was another's, or it is malformed.
+    #[inline(always)]
+    pub fn accept<P: Packet + ?Sized>(&self, packet: &P, subnet: &Subnet) -> Result<Datagram, DropReason> {
+        if subnet.node_mac != self.mac || subnet.node_mac == [0; 6] {
+            return Err(DropReason::DirectSource);
+        }
+        of_peer(packet, ETHERNET_LEN, packet.len(self.end))
+    }
 }
 
 /// An IPv4 header at `offset` in a packet that ends at `end`.

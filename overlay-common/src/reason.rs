@@ -102,4 +102,6 @@ drop_reasons! {
     UnknownVeth = 31, unknown_veth;
     /// Any: a helper of the kernel refused (out of memory, packet not writable).
     Helper = 32, helper;
+    /// Underlay: without a tunnel from a pod's address, but not from the node that has the pod; or from an address of our own pods.
+    DirectSource = 33, direct_src;
 }

@@ -13,16 +13,30 @@ fn a_subnet_is_laid_out_as_documented() {
         vtep_mac: [1; 6],
         next_hop_mac: [2; 6],
         local_mac: [3; 6],
-        pad: [0; 2],
+        mtu: 0x0908,
         source: [4; 4],
         next_hop: [5; 4],
         ifindex: 6,
         reach: reach::ENCAP,
+        node_mac: [10; 6],
+        pad: [0; 2],
     };
-    let expected: Vec<u8> =
-        [vec![9; 4], vec![1; 6], vec![2; 6], vec![3; 6], vec![0; 2], vec![4; 4], vec![5; 4], vec![6, 0, 0, 0], vec![1, 0, 0, 0]].concat();
+    let expected: Vec<u8> = [
+        vec![9; 4],
+        vec![1; 6],
+        vec![2; 6],
+        vec![3; 6],
+        0x0908_u16.to_ne_bytes().to_vec(),
+        vec![4; 4],
+        vec![5; 4],
+        vec![6, 0, 0, 0],
+        vec![1, 0, 0, 0],
+        vec![10; 6],
+        vec![0; 2],
+    ]
+    .concat();
     assert_eq!(subnet.as_bytes(), expected);
-    assert_eq!(Node { pod_net: [7; 4], pod_mask: [8; 4] }.as_bytes(), [7, 7, 7, 7, 8, 8, 8, 8]);
+    assert_eq!(Node { pod_net: [7; 4], pod_mask: [8; 4], reach: reach::DIRECT }.as_bytes(), [7, 7, 7, 7, 8, 8, 8, 8, 2, 0, 0, 0]);
 }
 
 #[test]

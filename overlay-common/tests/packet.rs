@@ -57,17 +57,19 @@ fn receiver() -> Subnet {
         vtep_mac: settings().vtep_mac,
         next_hop_mac: settings().underlay_mac,
         local_mac: [0xc6, 0xda, 0x3e, 0xf7, 0x87, 0xef],
-        pad: [0; 2],
+        mtu: 1450,
         source: [192, 168, 50, 11],
         next_hop: settings().address,
         ifindex: 2,
         reach: reach::ENCAP,
+        node_mac: settings().underlay_mac,
+        pad: [0; 2],
     }
 }
 
 /// The sender as the receiver sees it.
 fn sender() -> Node {
-    Node { pod_net: [10, 244, 1, 0], pod_mask: [255, 255, 255, 0] }
+    Node { pod_net: [10, 244, 1, 0], pod_mask: [255, 255, 255, 0], reach: reach::ENCAP }
 }
 
 fn accept(frame: &[u8]) -> Result<(Tunnel, parse::Datagram), Option<DropReason>> {

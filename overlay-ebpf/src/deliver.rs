@@ -1,24 +1,27 @@
-//! Where a packet goes that is meant for this node: to a pod, or to the host's stack. Shared by both sides of the tunnel.
+//! Where a packet goes that is meant for this node: to a pod, or to the host's stack. Shared by all that brings packets here.
 
 use crate::maps::{self, DETOUR};
 use crate::view::TcView;
-use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT};
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_peer};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT, bpf_fib_lookup as FibLookup};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_peer};
+use core::mem::MaybeUninit;
 use overlay_common::abi::{Detour, DetourKey, Ipv4, Pod, Settings};
 use overlay_common::packet::Packet;
 use overlay_common::parse::{self, Datagram, Quote};
 use overlay_common::reason::DropReason;
+use overlay_common::wire::Ipv4Header;
 
-/// The receiver of a packet from the tunnel.
+/// The receiver of a packet from another node.
 #[derive(Clone, Copy)]
 pub(crate) enum Receiver {
     /// A pod of this node.
     Pod(&'static Pod),
-    /// The host's stack, as if the packet had arrived on the overlay device.
+    /// The host's stack, by the device its route back leads out of.
     Host,
 }
 
-/// Who on this node receives a packet from the tunnel, which came from `node`: a pod, or the gateway address, and nobody else.
+/// Who on this node receives a packet that came from `node`: a pod, or the gateway address, and nobody else.
 ///
 /// The host's stack gets what a pod's packet needs it for: an answer to a TTL at its end, and the un-rewriting of translated flows.
 #[inline(always)]
@@ -111,12 +114,37 @@ pub(crate) fn redirect_to_pod(mut view: TcView<'_>, ifindex: u32) -> Result<i32,
     if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
 }
 
-/// Redirects a packet that is already addressed to the overlay device's MAC into its ingress.
+/// Redirects a packet that is already addressed to the MAC of the device `ifindex` into its ingress.
 #[inline(always)]
-pub(crate) fn redirect_to_host(settings: &Settings) -> Result<i32, DropReason> {
+pub(crate) fn redirect_to_host(ifindex: u32) -> Result<i32, DropReason> {
     // SAFETY: the helper takes plain values.
-    let verdict = unsafe { bpf_redirect(settings.overlay_ifindex, u64::from(BPF_F_INGRESS)) };
+    let verdict = unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) };
     if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::Helper) }
+}
+
+/// The device by which the host would answer this packet, and so where its stack has to see it arrive: the NIC, or the overlay device where
+/// the route is any other. Asked of the kernel for packets of nodes that are reached without a tunnel, while the entry in a map and the route
+/// cannot change at the same moment: where reverse paths are checked strictly, the wrong device would be a packet lost.
+#[inline(always)]
+pub(crate) fn device_of_answer(view: &TcView<'_>, header: &Ipv4Header, settings: &Settings) -> u32 {
+    /// `AF_INET` (include/linux/socket.h).
+    const AF_INET: u8 = 2;
+    let mut query = MaybeUninit::<FibLookup>::zeroed();
+    // SAFETY: every field is a number, so zero is valid. Addresses are in network order; as input the third word is the source's, the
+    // fourth the destination's first (include/uapi/linux/bpf.h).
+    unsafe {
+        let query = query.assume_init_mut();
+        query.family = AF_INET;
+        query.ifindex = settings.overlay_ifindex;
+        query.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(header.destination);
+        query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(header.source);
+    }
+    // SAFETY: the helper reads and fills the query during the call. What it returns says whether the neighbour is known too, which does
+    // not matter here; the device is filled in as soon as there is a route, and is left alone if there is none.
+    unsafe {
+        bpf_fib_lookup(view.0.as_ptr(), query.as_mut_ptr(), size_of::<FibLookup>() as i32, 0);
+        if query.assume_init_ref().ifindex == settings.underlay_ifindex { settings.underlay_ifindex } else { settings.overlay_ifindex }
+    }
 }
 
 /// An address the VXLAN socket of a node answers at: this node's own, its gateway address, or a peer's.

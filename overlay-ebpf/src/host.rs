@@ -1,12 +1,11 @@
-//! From the host: what the stack routed to the overlay device is encapsulated for the node that has its destination.
+//! From the host: what the stack routed to the overlay device is sent to the node that has its destination.
 
 use crate::PASS;
 use crate::deliver;
 use crate::maps;
-use crate::transmit;
+use crate::transmit::{self, Sender};
 use crate::view::TcView;
 use aya_ebpf::programs::TcContext;
-use overlay_common::counters::Flow;
 use overlay_common::packet::Packet as _;
 use overlay_common::parse;
 use overlay_common::reason::DropReason;
@@ -34,5 +33,5 @@ pub(crate) fn from_host(ctx: &TcContext) -> Result<i32, DropReason> {
         // From a pod of this node, through the stack: translation may have given it another source port than the one `from_pod` noted.
         deliver::note_detour(&view, &datagram);
     }
-    transmit::encapsulate(view, settings, subnet, &datagram.header, Flow::HostEncap)
+    transmit::send(view, settings, subnet, &datagram.header, Sender::Host)
 }

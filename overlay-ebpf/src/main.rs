@@ -14,6 +14,7 @@
 
 mod count;
 mod deliver;
+mod direct;
 mod host;
 mod log;
 mod maps;

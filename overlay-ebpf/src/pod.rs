@@ -1,10 +1,10 @@
-//! From a pod: checks that it speaks for itself, then delivers on this node, encapsulates, or hands to the host's stack.
+//! From a pod: checks that it speaks for itself, then delivers on this node, sends to another, or hands to the host's stack.
 
 use crate::PASS;
 use crate::count;
 use crate::deliver;
 use crate::maps;
-use crate::transmit;
+use crate::transmit::{self, Sender};
 use crate::view::TcView;
 use aya_ebpf::bindings::TC_ACT_REDIRECT;
 use aya_ebpf::helpers::bpf_redirect;
@@ -65,16 +65,16 @@ fn ipv4(mut view: TcView<'_>, settings: &Settings, veth: &Veth) -> Result<i32, D
     if datagram.header.ttl <= 1 {
         return Ok(hand_over(Flow::PodTtl, len));
     }
-    if transmit::wire_len(&view, &datagram, view.gso_size()) > settings.mtu as usize {
+    if transmit::wire_len(&view, &datagram, view.gso_size()) > usize::from(subnet.mtu) {
         return Ok(hand_over(Flow::PodTooBig, len));
     }
     if deliver::comes_by_detour(&view, &datagram) {
         return Ok(hand_over(Flow::PodStack, len));
     }
-    // Ethernet padding would be carried as if it were payload.
+    // Ethernet padding would be carried through a tunnel as if it were payload.
     view.trim(datagram.end())?;
     let inner = parse::one_hop_less(&datagram.header);
-    transmit::encapsulate(view, settings, subnet, &inner, Flow::PodEncap)
+    transmit::send(view, settings, subnet, &inner, Sender::Pod)
 }
 
 /// To an address of this node's pod network: a pod here, the gateway, or nobody.

@@ -1,7 +1,9 @@
-//! Into this node: takes the tunnel's headers off and delivers. The judgement is one function for all three ways of receiving.
+//! Into this node: takes the tunnel's headers off and delivers. The judgement is one function for all three ways of receiving; packets
+//! without a tunnel are judged in `direct`.
 
 use crate::count;
 use crate::deliver::{self, Receiver};
+use crate::direct;
 use crate::maps;
 use crate::view::{PACKET_HOST, TcView, XdpView};
 use crate::{PASS, XDP_PASS, XDP_REDIRECT};
@@ -9,7 +11,7 @@ use aya_ebpf::bindings::bpf_tunnel_key;
 use aya_ebpf::helpers::bpf_skb_get_tunnel_key;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::mem::MaybeUninit;
-use overlay_common::abi::{Ipv4, Node, Settings, receive};
+use overlay_common::abi::{Ipv4, Node, Settings, reach, receive};
 use overlay_common::counters::Flow;
 use overlay_common::ecn;
 use overlay_common::packet::Packet;
@@ -19,16 +21,16 @@ use overlay_common::wire::{ETHERNET_LEN, EthernetHeader, PROTOCOL_TCP};
 
 /// Mark of a VXLAN packet that `underlay_tc` has checked and leaves to the kernel's vxlan device. It lives from there to
 /// `from_overlay`; kube-proxy's bits 0x4000 and 0x8000 are clear.
-const CHECKED_MARK: u32 = 0x0e4f_0001;
+pub(crate) const CHECKED_MARK: u32 = 0x0e4f_0001;
 
 /// Bytes behind the inner IP header that are looked at: the ports, or type and code of an ICMP message.
 const PORTS_LEN: usize = 4;
 
-/// An accepted inner packet.
-struct Accepted {
-    datagram: Datagram,
-    receiver: Receiver,
-    ecn: u8,
+/// An accepted packet.
+pub(crate) struct Accepted {
+    pub(crate) datagram: Datagram,
+    pub(crate) receiver: Receiver,
+    pub(crate) ecn: u8,
 }
 
 /// Judges the inner packet at `offset`, which came through `tunnel` from `node`.
@@ -51,7 +53,7 @@ fn tunnel<P: Packet>(packet: &P, settings: &Settings) -> Result<Option<(Tunnel, 
 
 /// Counts a delivery.
 #[inline(always)]
-fn count_delivery(how: Flow, receiver: Receiver, datagram: &Datagram) {
+pub(crate) fn count_delivery(how: Flow, receiver: Receiver, datagram: &Datagram) {
     let bytes = ETHERNET_LEN + usize::from(datagram.header.total_len.get());
     count::flows([how, if matches!(receiver, Receiver::Pod(_)) { Flow::DeliverPod } else { Flow::DeliverHost }], bytes);
 }
@@ -66,7 +68,7 @@ pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
         Some(ethernet) if ethernet.destination == settings.underlay_mac => {}
         _ => return Ok(XDP_PASS),
     }
-    let Some((tunnel, node)) = tunnel(&view, settings)? else { return Ok(XDP_PASS) };
+    let Some((tunnel, node)) = tunnel(&view, settings)? else { return direct::xdp(view, settings) };
     let Accepted { datagram, receiver, ecn } = judge(&view, INNER_OFFSET, &tunnel, node, settings)?;
     let straight = goes_straight(receiver, settings);
     if !straight && view.reserve_metadata().is_err() {
@@ -81,7 +83,7 @@ pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
         }
         Receiver::Host => {
             rewrite_for_host(&mut view, &datagram, settings, ecn)?;
-            0
+            if node.reach == reach::DIRECT { settings.underlay_ifindex } else { 0 }
         }
     };
     if !straight {
@@ -93,7 +95,7 @@ pub(crate) fn xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
 
 /// The frame is for a pod that XDP frames can be sent to, and this node receives so. The pod's veth is then chosen for `XDP_REDIRECT`.
 #[inline(always)]
-fn goes_straight(receiver: Receiver, settings: &Settings) -> bool {
+pub(crate) fn goes_straight(receiver: Receiver, settings: &Settings) -> bool {
     matches!(receiver, Receiver::Pod(pod) if settings.receive_mode == receive::XDP_REDIRECT && maps::redirect_xdp(pod.ifindex))
 }
 
@@ -107,14 +109,18 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
         return Ok(PASS);
     }
     if let Some(stripped) = view.take_stripped() {
-        return if stripped.ifindex == 0 { deliver::redirect_to_host(settings) } else { deliver::redirect_to_pod(view, stripped.ifindex) };
+        return match stripped.ifindex {
+            0 => deliver::redirect_to_host(settings.overlay_ifindex),
+            ifindex if ifindex == settings.underlay_ifindex => direct::stripped_to_host(view, settings),
+            ifindex => deliver::redirect_to_pod(view, ifindex),
+        };
     }
     // As in XDP: only what was sent to our MAC. Broadcast frames that carry a unicast address are the kernel's to refuse.
     if view.packet_type() != PACKET_HOST {
         return Ok(PASS);
     }
     view.pull_ipv4(INNER_OFFSET + ETHERNET_LEN, PORTS_LEN);
-    let Some((tunnel, node)) = tunnel(&view, settings)? else { return Ok(PASS) };
+    let Some((tunnel, node)) = tunnel(&view, settings)? else { return direct::tc(view, settings) };
     if settings.receive_mode == receive::KERNEL {
         ctx.set_mark(CHECKED_MARK);
         return Ok(PASS);
@@ -131,7 +137,16 @@ pub(crate) fn tc(ctx: &TcContext) -> Result<i32, DropReason> {
     view.trim(datagram.end())?;
     view.strip()?;
     count_delivery(Flow::TcDecap, receiver, &datagram);
-    finish(view, &datagram, receiver, ecn, settings)
+    match receiver {
+        Receiver::Pod(pod) => deliver::to_pod(view, &datagram, pod, ecn),
+        Receiver::Host => {
+            rewrite_for_host(&mut view, &datagram, settings, ecn)?;
+            if node.reach == reach::DIRECT {
+                return direct::stripped_to_host(view, settings);
+            }
+            deliver::redirect_to_host(settings.overlay_ifindex)
+        }
+    }
 }
 
 /// `from_overlay`: validates and delivers what the kernel's vxlan device took apart; lets the host's own packets in.
@@ -158,23 +173,17 @@ pub(crate) fn overlay(ctx: &TcContext) -> Result<i32, DropReason> {
     let Accepted { datagram, receiver, ecn } = judge(&view, 0, &tunnel, node, settings)?;
     view.trim(datagram.end())?;
     count_delivery(Flow::KernelDecap, receiver, &datagram);
-    if let Receiver::Host = receiver {
-        view.address_to_host();
-        return Ok(PASS);
+    if let Receiver::Pod(pod) = receiver {
+        return deliver::to_pod(view, &datagram, pod, ecn);
     }
-    finish(view, &datagram, receiver, ecn, settings)
-}
-
-/// Gives a stripped packet to its receiver.
-#[inline(always)]
-fn finish(mut view: TcView<'_>, datagram: &Datagram, receiver: Receiver, ecn: u8, settings: &Settings) -> Result<i32, DropReason> {
-    match receiver {
-        Receiver::Pod(pod) => deliver::to_pod(view, datagram, pod, ecn),
-        Receiver::Host => {
-            rewrite_for_host(&mut view, datagram, settings, ecn)?;
-            deliver::redirect_to_host(settings)
-        }
+    if node.reach == reach::DIRECT && deliver::device_of_answer(&view, &datagram.header, settings) == settings.underlay_ifindex {
+        // `underlay_tc` will meet it as a packet that came without a tunnel: the mark says that it has been judged.
+        parse::readdress(&mut view, &datagram.header, settings.underlay_mac, settings.underlay_mac, ecn)?;
+        ctx.set_mark(CHECKED_MARK);
+        return deliver::redirect_to_host(settings.underlay_ifindex);
     }
+    view.address_to_host();
+    Ok(PASS)
 }
 
 /// Readdresses a stripped packet to the overlay device; its hop is counted by the stack.

@@ -1,4 +1,4 @@
-//! Out of this node: puts the tunnel's headers in front of a packet and sends it to the node that has its destination.
+//! Out of this node: sends a packet to the node that has its destination, with the tunnel's headers in front of it or as it is.
 
 use crate::PASS;
 use crate::view::TcView;
@@ -22,32 +22,56 @@ const AF_INET: u32 = 2;
 /// A MAC that is not known yet.
 const UNRESOLVED: Mac = [0; 6];
 
-/// Encapsulates the packet for the node that has `subnet` and redirects it to the NIC. `inner` is the IP header to send, TTL already lowered
-/// where this node is a hop.
+/// Who sent a packet that leaves for another node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    Pod,
+    Host,
+}
+
+/// Sends the packet to the node that has `subnet`, the way it is reached. `header` is the IP header to send, TTL already lowered where this
+/// node is a hop.
 #[inline(always)]
-pub(crate) fn encapsulate(
-    mut view: TcView<'_>,
-    settings: &Settings,
-    subnet: &Subnet,
-    inner: &Ipv4Header,
-    flow: Flow,
-) -> Result<i32, DropReason> {
-    // No way there, or one that a newer agent knows and this program does not.
-    if subnet.reach != reach::ENCAP {
-        return Err(DropReason::NoNode);
+pub(crate) fn send(view: TcView<'_>, settings: &Settings, subnet: &Subnet, header: &Ipv4Header, sender: Sender) -> Result<i32, DropReason> {
+    match subnet.reach {
+        reach::ENCAP => encapsulate(view, settings, subnet, header, sender),
+        reach::DIRECT => forward(view, subnet, header, sender),
+        // No way there, or one that a newer agent knows and this program does not.
+        _ => Err(DropReason::NoNode),
     }
+}
+
+/// Forwards the packet as a router does, to a node that is a neighbour.
+#[inline(always)]
+fn forward(mut view: TcView<'_>, subnet: &Subnet, header: &Ipv4Header, sender: Sender) -> Result<i32, DropReason> {
+    let len = view.len(0);
+    let ethernet = EthernetHeader { destination: subnet.next_hop_mac, source: subnet.local_mac, ethertype: ETHERTYPE_IPV4.into() };
+    view.write(0, ethernet).and_then(|()| view.write(ETHERNET_LEN, *header)).ok_or(DropReason::Helper)?;
+    count::flow(if sender == Sender::Pod { Flow::PodDirect } else { Flow::HostDirect }, len);
+    to_next_hop(subnet, len)
+}
+
+/// Encapsulates the packet and redirects it to the NIC.
+#[inline(always)]
+fn encapsulate(mut view: TcView<'_>, settings: &Settings, subnet: &Subnet, inner: &Ipv4Header, sender: Sender) -> Result<i32, DropReason> {
     let len = view.len(0);
     // SAFETY: the helper reads the context it is given. Before the headers change: the hash is the inner flow's.
     let hash = unsafe { bpf_get_hash_recalc(view.0.skb.skb) };
     let inner_len = u16::try_from(len - ETHERNET_LEN).map_err(|_| DropReason::TooBig)?;
     let headers = encap::headers(settings, subnet, inner_len, inner.tos, hash).ok_or(DropReason::TooBig)?;
     if view.make_room().is_err() {
-        return leave_to_kernel(view, settings, subnet, flow);
+        return leave_to_kernel(view, settings, subnet, sender);
     }
     // The kernel leaves at least as much of the packet linear as it makes room for; should it not, both writes say so.
     view.pull(size_of::<TunnelHeaders>() + size_of::<Ipv4Header>());
     view.write(0, headers).and_then(|()| view.write(size_of::<TunnelHeaders>(), *inner)).ok_or(DropReason::Helper)?;
-    count::flow(flow, len);
+    count::flow(if sender == Sender::Pod { Flow::PodEncap } else { Flow::HostEncap }, len);
+    to_next_hop(subnet, len)
+}
+
+/// Redirects a packet whose headers are final to the NIC. `len`: what is counted if the next hop is not known.
+#[inline(always)]
+fn to_next_hop(subnet: &Subnet, len: usize) -> Result<i32, DropReason> {
     let verdict = if subnet.next_hop_mac == UNRESOLVED {
         count::flow(Flow::NeighbourEncap, len);
         let mut next_hop = bpf_redir_neigh {
@@ -70,9 +94,9 @@ pub(crate) fn encapsulate(
 ///
 /// From a pod the packet goes there by way of the stack: unchanged as yet, its route leads to the overlay device.
 #[inline(always)]
-fn leave_to_kernel(mut view: TcView<'_>, settings: &Settings, subnet: &Subnet, flow: Flow) -> Result<i32, DropReason> {
+fn leave_to_kernel(mut view: TcView<'_>, settings: &Settings, subnet: &Subnet, sender: Sender) -> Result<i32, DropReason> {
     let len = view.len(0);
-    if !matches!(flow, Flow::HostEncap) {
+    if sender == Sender::Pod {
         count::flow(Flow::PodStack, len);
         return Ok(PASS);
     }
@@ -94,7 +118,7 @@ fn leave_to_kernel(mut view: TcView<'_>, settings: &Settings, subnet: &Subnet, f
     if result != 0 {
         return Err(DropReason::Helper);
     }
-    count::flow(flow, len);
+    count::flow(Flow::HostEncap, len);
     Ok(PASS)
 }
 

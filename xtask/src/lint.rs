@@ -6,11 +6,11 @@ pub(crate) mod layout;
 
 use crate::setup::{self, Purpose};
 use crate::toolchain::{self, Toolchain};
-use crate::{build_ebpf, place, refusal, step};
+use crate::{build_ebpf, manifests, place, refusal, step};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
-/// Check formatting, lints, documentation, import rules and shell scripts; warnings are errors.
+/// Check formatting, lints, documentation, import rules, shell scripts and the Helm chart; warnings are errors.
 #[derive(Default, clap::Args)]
 pub(crate) struct Args {
     /// Also check licences, duplicates and sources of the dependencies with cargo-deny, whose first installation compiles for minutes.
@@ -21,10 +21,11 @@ pub(crate) struct Args {
 /// A check: what it is, and how it is done.
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     ("formatting", formatting),
     ("layout and import rules", layout::check),
     ("shell scripts", shell_scripts),
+    ("Helm chart", manifests::check),
     ("clippy, host crates", clippy_host),
     ("clippy, overlay-ebpf for BPF", clippy_ebpf),
     ("documentation", documentation),

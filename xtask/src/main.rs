@@ -12,6 +12,7 @@ mod demo;
 mod kernels;
 mod lab;
 mod lint;
+mod manifests;
 mod object;
 mod place;
 mod refusal;
@@ -33,6 +34,7 @@ enum Verb {
     Demo(demo::Args),
     Bench(bench::Args),
     Test(test::Args),
+    Manifests(manifests::Args),
     Lint(lint::Args),
     Ci(ci::Args),
 }
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Manifests(args) => manifests::run(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };

@@ -67,7 +67,7 @@ struct Need {
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Programs of the lab: name, what uses it, Debian package.
-const LAB: [(&str, &str, &[&str]); 17] = [
+const LAB: [(&str, &str, &[&str]); 18] = [
     ("ip", "the lab makes nodes, links and pods with it", &["iproute2"]),
     ("bpftool", "shows maps and programs", &["bpftool"]),
     ("iperf3", "TCP transfers of the demo and the tests", &["iperf3"]),
@@ -84,6 +84,7 @@ const LAB: [(&str, &str, &[&str]); 17] = [
     ("runc", "starts a container for it", &["runc"]),
     ("busybox", "all there is in a container", &["busybox-static"]),
     ("/usr/lib/cni/host-local", "the reference CNI plugins, in a chain with ours and beside it", &["containernetworking-plugins"]),
+    ("curl", "asks a real API server, where there is one", &["curl"]),
     ("nft", "the agent's masquerade, and Services as kube-proxy makes them in nftables mode", &["nftables"]),
 ];
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::Mac;
+use crate::model::{AddressOrigin, Mac};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -12,8 +12,11 @@ fn candidate(name: &str, created: Option<i64>, address: &str, pod_cidr: &str) ->
         node: Ok(ClusterNode {
             name: name.to_owned(),
             address,
+            given_by: AddressOrigin::InternalIp,
+            internal_ip: Some(address),
             pod_cidr: pod_cidr.parse().unwrap(),
             vtep_mac: Mac::derived_from(address),
+            no_tunnel: false,
             notice: None,
         }),
     }

@@ -4,6 +4,7 @@
 //! misses nothing. It never ends: what goes wrong is reported in its [`SourceState`] and the last good snapshot stays.
 //! The only module that imports kube. Touches no kernel state.
 
+pub mod annotations;
 pub mod conflicts;
 pub mod file;
 pub mod kubernetes;
@@ -11,6 +12,7 @@ pub mod list;
 pub mod nodes;
 pub mod object;
 pub mod picture;
+pub mod publish;
 pub mod saved;
 mod state;
 

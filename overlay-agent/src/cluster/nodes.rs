@@ -3,23 +3,14 @@
 //! Pure: no I/O, and no input makes it panic. Both sources use it, so a node in a file and a node from the API are judged alike. Only the
 //! fields that are used are read: a broken field elsewhere costs nothing, and what is large (managedFields, images) is never kept.
 
-use crate::model::{ClusterNode, Mac, is_node_name};
+use super::annotations;
+use crate::model::{AddressOrigin, ClusterNode, is_node_name};
 use ipnet::{Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-
-/// Address flannel's operator forces on a node; wins over [`PUBLIC_IP`] as in flannel.
-pub const PUBLIC_IP_OVERWRITE: &str = "flannel.alpha.coreos.com/public-ip-overwrite";
-/// Address flannel uses for a node.
-pub const PUBLIC_IP: &str = "flannel.alpha.coreos.com/public-ip";
-/// What flannel's backend publishes: `{"VNI":1,"VtepMAC":"…"}` for vxlan, other JSON or `null` for other backends.
-pub const BACKEND_DATA: &str = "flannel.alpha.coreos.com/backend-data";
-/// Which backend flannel runs on the node.
-pub const BACKEND_TYPE: &str = "flannel.alpha.coreos.com/backend-type";
-const ANNOTATIONS: [&str; 4] = [PUBLIC_IP_OVERWRITE, PUBLIC_IP, BACKEND_DATA, BACKEND_TYPE];
 
 /// A pod network shorter than this would take a sixteenth of all addresses or more; Kubernetes gives out /16 to /28.
 pub const SHORTEST_PREFIX: u8 = 8;
@@ -82,7 +73,7 @@ fn typed(item: &Value) -> Result<Node, String> {
     }
     let metadata = item.get("metadata");
     let annotations = match metadata.and_then(|metadata| metadata.get("annotations")) {
-        Some(Value::Object(annotations)) => Value::Object(pick(annotations, &ANNOTATIONS)),
+        Some(Value::Object(all)) => Value::Object(annotations::kept(all)),
         other => other.cloned().unwrap_or_default(),
     };
     let mut kept = part(metadata, &["uid", "creationTimestamp"]);
@@ -107,19 +98,19 @@ fn cluster_node(name: &str, node: &Node) -> Result<ClusterNode, String> {
     let no_annotations = BTreeMap::new();
     let annotations = node.metadata.annotations.as_ref().unwrap_or(&no_annotations);
     let pod_cidr = pod_cidr(node)?;
-    let address = address(annotations, node.status.as_ref())?;
+    let internal_ip = internal_ip(node.status.as_ref());
+    let (address, given_by) = match annotations::address(annotations)? {
+        Some(annotated) => annotated,
+        None => (internal_ip.clone()?, AddressOrigin::InternalIp),
+    };
     if pod_cidr.contains(&address) {
         return Err(format!("its podCIDR {pod_cidr} contains its own address {address}"));
     }
-    let (vtep_mac, notice) = match published_mac(annotations) {
-        Ok(mac) => (mac.unwrap_or_else(|| Mac::derived_from(address)), None),
-        // Without the MAC flannel's device on that node has, packets to it are lost if it runs flannel; it is right if it runs this agent.
-        Err(problem) => {
-            let derived = Mac::derived_from(address);
-            (derived, Some(format!("annotation {BACKEND_DATA} is ignored: {problem}; VTEP MAC {derived} is assumed")))
-        }
-    };
-    Ok(ClusterNode { name: name.to_owned(), address, pod_cidr, vtep_mac, notice })
+    let mut notices = annotations::unknown(annotations);
+    let vtep_mac = annotations::vtep_mac(annotations, address, &mut notices);
+    let notice = (!notices.is_empty()).then(|| notices.join("; "));
+    let no_tunnel = annotations::has_no_tunnel(annotations);
+    Ok(ClusterNode { name: name.to_owned(), address, given_by, internal_ip: internal_ip.ok(), pod_cidr, vtep_mac, no_tunnel, notice })
 }
 
 // === podCIDR ===
@@ -163,16 +154,10 @@ const NEVER_ROUTED: [(Ipv4Net, &str); 5] = [
     (Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4), "reserved, with the broadcast address"),
 ];
 
-// === Address ===
+// === InternalIP ===
 
-fn address(annotations: &BTreeMap<String, String>, status: Option<&NodeStatus>) -> Result<Ipv4Addr, String> {
-    for annotation in [PUBLIC_IP_OVERWRITE, PUBLIC_IP] {
-        // A wrong address would send pods' packets somewhere else: better no node than a guess.
-        if let Some(text) = annotations.get(annotation) {
-            let address = text.parse().map_err(|_| format!("annotation {annotation} is {}, not an IPv4 address", quoted(text)))?;
-            return usable(address).map_err(|reason| format!("annotation {annotation}: {reason}"));
-        }
-    }
+/// The first usable address of type `InternalIP`, or what is wrong with the first of them.
+fn internal_ip(status: Option<&NodeStatus>) -> Result<Ipv4Addr, String> {
     let listed = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
     let mut first_problem = None;
     for entry in listed.iter().filter(|entry| entry.type_ == "InternalIP") {
@@ -191,37 +176,17 @@ fn address(annotations: &BTreeMap<String, String>, status: Option<&NodeStatus>) 
     Err(first_problem.unwrap_or_else(|| "it has no address of type InternalIP in status.addresses".to_owned()))
 }
 
-fn usable(address: Ipv4Addr) -> Result<Ipv4Addr, String> {
+pub(super) fn usable(address: Ipv4Addr) -> Result<Ipv4Addr, String> {
     match NEVER_ROUTED.iter().find(|(never, _)| never.contains(&address)) {
         Some((never, what)) => Err(format!("address {address} is in {never}, {what}")),
         None => Ok(address),
     }
 }
 
-// === VTEP MAC ===
-
-/// The MAC flannel published, `None` if it published none, an error if what it published cannot be understood.
-fn published_mac(annotations: &BTreeMap<String, String>) -> Result<Option<Mac>, String> {
-    let Some(text) = annotations.get(BACKEND_DATA) else { return Ok(None) };
-    // host-gw, udp and wireguard publish `null` or data of their own; a node that says nothing of its backend is taken for vxlan.
-    if annotations.get(BACKEND_TYPE).is_some_and(|backend| backend != "vxlan") {
-        return Ok(None);
-    }
-    let data: Value = serde_json::from_str(text).map_err(|_| format!("{} is not JSON", quoted(text)))?;
-    match data.get("VtepMAC") {
-        Some(Value::String(mac)) => {
-            let mac: Mac = mac.parse().map_err(|_| format!("{} is not a MAC address", quoted(mac)))?;
-            if mac.is_unicast() { Ok(Some(mac)) } else { Err(format!("{mac} is not the MAC address of one device")) }
-        }
-        None if data.is_null() => Ok(None),
-        _ => Err(format!("{} has no VtepMAC", quoted(text))),
-    }
-}
-
 // === Text of others in our messages ===
 
 /// Text from outside, safe for a terminal and not endless.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("{:?}", shortened(text))
 }
 

@@ -1,6 +1,8 @@
 use super::*;
+use crate::cluster::annotations::{BACKEND_DATA, BACKEND_TYPE, OVERLAY_PUBLIC_IP, OVERLAY_VTEP_MAC, PUBLIC_IP, PUBLIC_IP_OVERWRITE};
 use crate::cluster::conflicts::topology;
 use crate::cluster::list::{self, ListError};
+use crate::model::Mac;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -105,6 +107,11 @@ fn the_operators_address_wins_over_flannels_and_flannels_over_the_nodes() {
     let node = annotated(both).unwrap();
     assert_eq!(node.address.to_string(), "198.51.100.2");
     assert_eq!(node.vtep_mac, Mac::derived_from(node.address));
+    assert_eq!((node.given_by, node.internal_ip), (AddressOrigin::FlannelPublicIpOverwrite, Some("192.0.2.1".parse().unwrap())));
+    let all = json!({ PUBLIC_IP: "none", PUBLIC_IP_OVERWRITE: "none", OVERLAY_PUBLIC_IP: "198.51.100.3" });
+    let node = annotated(all).unwrap();
+    assert_eq!((node.address.to_string().as_str(), node.given_by), ("198.51.100.3", AddressOrigin::OverlayPublicIp));
+    assert!(annotated(json!({ OVERLAY_PUBLIC_IP: "1.2.3" })).unwrap_err().contains(OVERLAY_PUBLIC_IP));
     for bad in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "fd00::1", "", "192.0.2.1/24"] {
         assert!(annotated(json!({ PUBLIC_IP: bad })).is_err(), "{bad:?} was accepted");
     }
@@ -144,6 +151,32 @@ fn flannels_mac_is_taken_when_it_is_one() {
         assert_eq!(mac, derived, "{bad}");
         assert!(notice.is_some_and(|notice| notice.contains(BACKEND_DATA)), "{bad} gives no notice");
     }
+}
+
+#[test]
+fn our_mac_wins_and_a_wrong_one_is_named_and_not_guessed() {
+    let flannel = r#"{"VtepMAC":"5a:1e:90:aa:01:0b"}"#;
+    let node = annotated(json!({ BACKEND_DATA: flannel, OVERLAY_VTEP_MAC: "02:00:00:00:00:07" })).unwrap();
+    assert_eq!((node.vtep_mac.to_string().as_str(), node.notice), ("02:00:00:00:00:07", None));
+    for bad in ["", "02:00:00:00:00", "ff:ff:ff:ff:ff:ff", "zz:00:00:00:00:07"] {
+        let node = annotated(json!({ BACKEND_DATA: flannel, OVERLAY_VTEP_MAC: bad })).unwrap();
+        assert_eq!(node.vtep_mac.to_string(), "5a:1e:90:aa:01:0b", "{bad:?}: as if it were not written");
+        let notice = node.notice.unwrap();
+        assert!(
+            notice.starts_with("annotation overlay/vtep-mac is ignored: ") && notice.ends_with("5a:1e:90:aa:01:0b is assumed"),
+            "{notice}"
+        );
+    }
+}
+
+#[test]
+fn an_annotation_that_looks_like_ours_and_is_none_is_named() {
+    let node = annotated(json!({ "overlay/publicIP": "198.51.100.1" })).unwrap();
+    assert_eq!(node.address.to_string(), "192.0.2.1");
+    assert_eq!(
+        node.notice.as_deref(),
+        Some("annotation \"overlay/publicIP\" is not known and ignored; known are overlay/public-ip, overlay/vtep-mac")
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{ClusterNode, Mac};
+use crate::model::{AddressOrigin, ClusterNode, Mac};
 use proptest::prelude::*;
 
 const PAUSE: Duration = Duration::from_secs(10);
@@ -16,7 +16,16 @@ fn candidate(number: u8, life: u32) -> Candidate {
     Candidate {
         uid: Some(format!("{name}-{life}")),
         created: None,
-        node: Ok(ClusterNode { name: name.clone(), address, pod_cidr, vtep_mac: Mac::derived_from(address), notice: None }),
+        node: Ok(ClusterNode {
+            name: name.clone(),
+            address,
+            given_by: AddressOrigin::InternalIp,
+            internal_ip: Some(address),
+            pod_cidr,
+            vtep_mac: Mac::derived_from(address),
+            no_tunnel: false,
+            notice: None,
+        }),
         name,
     }
 }

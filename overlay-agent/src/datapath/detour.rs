@@ -1,6 +1,6 @@
 //! How full `DETOUR` is: the sockets of pods that talk through the host's stack. Reads the pinned map, for the status, and changes nothing.
 
-use super::{DatapathError, PinDir};
+use super::{DatapathError, Fill, PinDir};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use nix::time::{ClockId, clock_gettime};
 use overlay_common::abi::{self, map};
@@ -9,6 +9,10 @@ use zerocopy::transmute;
 
 type KeyBytes = [u8; size_of::<abi::DetourKey>()];
 type ValueBytes = [u8; size_of::<abi::Detour>()];
+
+fn open(pins: &PinDir) -> Result<HashMap<MapData, KeyBytes, ValueBytes>, MapError> {
+    Map::from_map_data(MapData::from_pin(pins.map(map::DETOUR))?)?.try_into()
+}
 
 /// What `DETOUR` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +36,18 @@ impl Detours {
         Self::from_pin(pins).map_err(|source| DatapathError::Map { name: map::DETOUR, source })
     }
 
+    /// How full the map is, and nothing more: half the work of [`Self::read`].
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn fill(pins: &PinDir) -> Result<Fill, DatapathError> {
+        super::tables::check_pins(pins)?;
+        let map = open(pins).map_err(|source| DatapathError::Map { name: map::DETOUR, source })?;
+        Fill::count(map::DETOUR, abi::MAX_DETOURS, map.keys())
+    }
+
     fn from_pin(pins: &PinDir) -> Result<Self, MapError> {
-        let map: HashMap<MapData, KeyBytes, ValueBytes> = Map::from_map_data(MapData::from_pin(pins.map(map::DETOUR))?)?.try_into()?;
+        let map = open(pins)?;
         let (mut sockets, mut oldest) = (0, None);
         for entry in &map {
             let detour: abi::Detour = transmute!(entry?.1);

@@ -5,6 +5,7 @@
 
 mod attach;
 mod detour;
+mod fill;
 mod generator;
 mod load;
 mod log;
@@ -16,6 +17,7 @@ pub use attach::{
     Direction, Hook, attach_pinned_to_pod, detach_filter, detach_from_pod, filter, is_attached_to_pod, redirects_whole_frames,
 };
 pub use detour::Detours;
+pub use fill::Fill;
 pub use generator::{Generator, MAX_FRAME, MAX_FRAMES};
 pub use load::{Datapath, built_in_digest, is_built_in};
 pub use log::forward_logs;
@@ -40,6 +42,12 @@ pub enum DatapathError {
         /// The missing capabilities by name, comma separated.
         missing: String,
     },
+    /// A seccomp profile stands before the system call.
+    #[error(
+        "bpf(2) is refused although the agent has the capabilities for it, as seccomp profiles of older container runtimes do \
+         (containerd before 1.6.9, CRI-O before 1.31, Docker before 23.0): run it without one, see manifests/overlays/older-runtimes"
+    )]
+    Refused,
     /// A file operation below the pin directory failed.
     #[error("cannot {what} {path}: {source}")]
     Pin {

@@ -3,7 +3,7 @@
 //! Opening compares type, key size, value size and number of entries with what this agent expects: aya 0.14 does not, and a smaller
 //! buffer of ours would be overrun by the kernel.
 
-use super::{DatapathError, PinDir};
+use super::{DatapathError, Fill, PinDir};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use ipnet::Ipv4Net;
 use overlay_common::abi::{self, map};
@@ -275,6 +275,17 @@ impl Tables {
     /// Removes a veth XDP may send to; an absent one is no error: the kernel removes it with its device.
     pub fn remove_xdp_veth(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         named(map::XDP_VETHS, ignore_absent(self.xdp_veths.remove(&ifindex)))
+    }
+
+    /// How full each map is that can be full.
+    pub fn fills(&self) -> Result<Vec<Fill>, DatapathError> {
+        Ok(vec![
+            Fill::count(map::SUBNETS, abi::MAX_NODES, self.subnets.keys())?,
+            Fill::count(map::NODES, abi::MAX_NODES, self.nodes.keys())?,
+            Fill::count(map::PODS, abi::MAX_PODS, self.pods.keys())?,
+            Fill::count(map::VETHS, abi::MAX_PODS, self.veths.keys())?,
+            Fill::count(map::XDP_VETHS, abi::MAX_PODS, self.xdp_veths.keys())?,
+        ])
     }
 
     /// The counters, summed over all CPUs.

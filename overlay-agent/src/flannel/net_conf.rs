@@ -4,6 +4,7 @@
 //! its podCIDR and has no use for the keys about subnets; neither have we.
 
 use super::keys::{BadKey, Object, object};
+use crate::backend::Backend;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::{Map, Value};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -30,6 +31,8 @@ const BACKEND_KEYS: [&str; 9] = ["Type", "VNI", "Port", "MTU", "GBP", "Learning"
 pub struct NetConf {
     /// Where all pods of the cluster get their addresses from.
     pub network: Option<Ipv4Net>,
+    /// How packets get to other nodes.
+    pub backend: Option<Backend>,
     /// VXLAN network identifier.
     pub vni: Option<u32>,
     /// VXLAN UDP port.
@@ -76,19 +79,23 @@ impl NetConf {
     fn backend(backend: &Map<String, Value>) -> Result<Self, BadKey> {
         // The type first: another one has other keys, and it is the type that is to be named then.
         let kind = backend.iter().find(|(key, _)| key.eq_ignore_ascii_case("type")).map(|(_, value)| value);
-        if kind.and_then(Value::as_str) != Some("vxlan") {
-            let what = format!("is {}: the tunnel is \"vxlan\" here", kind.unwrap_or(&Value::Null));
-            return Err(BadKey { path: "Backend.Type".to_owned(), what });
+        match kind.and_then(Value::as_str) {
+            Some("vxlan") => {}
+            Some("host-gw") => {
+                Object::new(backend, "Backend.", &["Type"])?;
+                return Ok(Self { backend: Some(Backend::HostGw), ..Self::default() });
+            }
+            _ => {
+                let what = format!("is {}: \"vxlan\" and \"host-gw\" are what there is here", kind.unwrap_or(&Value::Null));
+                return Err(BadKey { path: "Backend.Type".to_owned(), what });
+            }
         }
         let keys = Object::new(backend, "Backend.", &BACKEND_KEYS)?;
         if keys.get("GBP")? == Some(true) {
             return Err(keys.bad("GBP", "is true: the tunnel carries no group policies here"));
         }
         let mut notices = Vec::new();
-        if keys.get("DirectRouting")? == Some(true) {
-            notices
-                .push("Backend.DirectRouting is true: packets to nodes of the same subnet go through the tunnel all the same".to_owned());
-        }
+        let direct = keys.get("DirectRouting")? == Some(true);
         if keys.get("Learning")? == Some(true) {
             notices.push("Backend.Learning is true: the list of nodes says all there is to learn".to_owned());
         }
@@ -102,7 +109,8 @@ impl NetConf {
         // flannel leaves a port and an MTU of 0 to the kernel.
         let port = keys.get::<u16>("Port")?.filter(|port| *port != 0);
         let mtu = keys.get::<u32>("MTU")?.filter(|mtu| *mtu != 0);
-        Ok(Self { network: None, vni, port, mtu, notices })
+        let backend = Some(if direct { Backend::Direct } else { Backend::Vxlan });
+        Ok(Self { network: None, backend, vni, port, mtu, notices })
     }
 }
 
@@ -113,7 +121,10 @@ mod tests {
     #[test]
     fn reads_what_flannels_manifest_ships() {
         let text = r#"{ "Network": "10.244.0.0/16", "EnableNFTables": false, "Backend": { "Type": "vxlan" } }"#;
-        assert_eq!(NetConf::parse(text), Ok(NetConf { network: Some("10.244.0.0/16".parse().unwrap()), ..NetConf::default() }));
+        assert_eq!(
+            NetConf::parse(text),
+            Ok(NetConf { network: Some("10.244.0.0/16".parse().unwrap()), backend: Some(Backend::Vxlan), ..NetConf::default() })
+        );
     }
 
     #[test]
@@ -123,7 +134,9 @@ mod tests {
         let conf = NetConf::parse(text).unwrap();
         assert_eq!((conf.vni, conf.port, conf.mtu), (Some(4096), Some(4789), Some(1400)));
         assert_eq!(conf.network, Some("10.244.0.0/16".parse().unwrap()));
-        assert!(conf.notices.len() == 1 && conf.notices[0].contains("DirectRouting"), "{:?}", conf.notices);
+        assert_eq!((conf.backend, conf.notices), (Some(Backend::Direct), vec![]));
+        let text = r#"{ "Network": "10.244.0.0/16", "Backend": { "TYPE": "host-gw" } }"#;
+        assert_eq!(NetConf::parse(text).unwrap().backend, Some(Backend::HostGw));
     }
 
     #[test]
@@ -133,7 +146,8 @@ mod tests {
             ("[]".to_owned(), "the file is no JSON object"),
             (r#"{ "Netwrok": "10.244.0.0/16" }"#.to_owned(), "Netwrok is no key of this file; did you mean Network?"),
             (r#"{ "Network": "10.244.0.0/16" }"#.to_owned(), "Backend is missing: write {\"Type\": \"vxlan\"}"),
-            (r#"{ "Network": "10.244.0.0/16", "Backend": { "Type": "host-gw" } }"#.to_owned(), "Backend.Type is \"host-gw\""),
+            (r#"{ "Network": "10.244.0.0/16", "Backend": { "Type": "udp" } }"#.to_owned(), "Backend.Type is \"udp\""),
+            (r#"{ "Network": "10.244.0.0/16", "Backend": { "Type": "host-gw", "VNI": 1 } }"#.to_owned(), "Backend.VNI is no key"),
             (r#"{ "Network": "10.244.0.0" }"#.to_owned(), "Network is \"10.244.0.0\": "),
             (r#"{ "Network": "10.244.0.0/16", "network": "10.1.0.0/16" }"#.to_owned(), "is there more than once"),
             (r#"{ "EnableIPv6": true }"#.to_owned(), "EnableIPv6 is true"),

@@ -3,14 +3,17 @@
 //! Everything is in namespaces without a name and in one directory of the BPF file system; both go with the values here.
 
 use super::{MeasureError, Rung, Work, frames, work};
+use crate::address::Method;
+use crate::backend::Backend;
 use crate::cli::{LogFormat, ReceiveMode};
 use crate::cluster::{Health, SourceKind, SourceState};
 use crate::config::{self, Config, Directories, Source};
 use crate::datapath::Generator;
-use crate::model::{ClusterNode, Mac, Topology};
+use crate::model::{AddressOrigin, ClusterNode, Mac, Topology};
 use crate::netlink::{Cable, CableEnd, Namespace, Netlink, ethtool};
 use crate::pod::{self, PodRequest};
 use crate::reconcile::pass::{Look, Node};
+use crate::serve::Listen;
 use crate::status::Status;
 use frames::{Datagram, Link, Tunnel};
 use ipnet::Ipv4Net;
@@ -113,8 +116,11 @@ impl Place {
         ClusterNode {
             name: self.name.to_owned(),
             address: self.address,
+            given_by: AddressOrigin::InternalIp,
+            internal_ip: Some(self.address),
             pod_cidr: Ipv4Net::new_assert(self.pod, 24).trunc(),
             vtep_mac: Mac::derived_from(self.address),
+            no_tunnel: false,
             notice: None,
         }
     }
@@ -206,7 +212,10 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
     Config {
         node_name: place.name.to_owned(),
         source: Source::File(PathBuf::new()),
+        address: Method::default(),
+        publish: false,
         underlay_interface: None,
+        backend: Backend::Vxlan,
         vni: config::DEFAULT_VNI,
         port: config::DEFAULT_PORT,
         receive_mode: match rung {
@@ -223,6 +232,7 @@ fn config(place: Place, bpffs: &Path, rung: Rung) -> Config {
         directories: Directories { bpffs: bpffs.to_owned(), state_dir: PathBuf::new(), pods_dir: PathBuf::new() },
         ebpf_object: None,
         resync_interval: config::DEFAULT_RESYNC_INTERVAL,
+        listen: Listen::Off,
         log_format: LogFormat::default(),
     }
 }

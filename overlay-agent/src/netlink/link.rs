@@ -3,6 +3,7 @@
 use super::error::Naming;
 use super::{Error, Failure, Message, Netlink};
 use crate::model::Mac;
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_core::NLM_F_ACK;
 use rtnetlink::packet_route::AddressFamily;
@@ -139,6 +140,12 @@ pub struct Address {
 }
 
 impl Address {
+    /// The other address is in the network of this one.
+    #[must_use]
+    pub fn is_neighbour(&self, other: Ipv4Addr) -> bool {
+        Ipv4Net::new(self.address, self.prefix).is_ok_and(|network| network.contains(&other))
+    }
+
     pub(super) fn decode(message: &AddressMessage) -> Option<Self> {
         // IFA_LOCAL is the device's own address; IFA_ADDRESS is the peer's on a point-to-point device.
         let local = |attribute: &AddressAttribute| match attribute {

@@ -11,7 +11,7 @@ use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
@@ -105,7 +105,7 @@ impl Netlink {
         let leaves = routes.iter().any(|route| matches!(route, Route::Overlay { .. }));
         let device = if leaves { self.existing_link(OVERLAY_DEVICE).await?.ifindex } else { 0 };
         let request = |route: Route, flags| (Message::NewRoute(message_of(route, device)), NLM_F_ACK | NLM_F_CREATE | flags);
-        let error = |(route, answer): (&Route, Answer)| answer.naming(|| format!("add route {}", destination_of(*route))).err();
+        let error = |(route, answer): (&Route, Answer)| answer.naming(|| format!("add route {}", route.destination())).err();
 
         let new: Vec<_> = routes.iter().map(|route| request(*route, NLM_F_EXCL)).collect();
         let (taken, rest): (Vec<_>, Vec<_>) =
@@ -117,11 +117,11 @@ impl Netlink {
         // The kernel replaces the first route to the destination, whoever made it: look before letting it.
         let owners = self.foreign_routes().await?;
         let (foreign, ours): (Vec<Route>, Vec<Route>) =
-            taken.into_iter().map(|(route, _)| *route).partition(|route| owners.contains_key(&destination_of(*route)));
+            taken.into_iter().map(|(route, _)| *route).partition(|route| owners.contains_key(&route.destination()));
         let replace: Vec<_> = ours.iter().map(|route| request(*route, NLM_F_REPLACE)).collect();
         errors.extend(ours.iter().zip(self.exchange_many(&replace).await).filter_map(error));
         let owned = |destination: Ipv4Net| Some((destination, owners.get(&destination)?.clone()));
-        let owned = foreign.into_iter().filter_map(|route| owned(destination_of(route)));
+        let owned = foreign.into_iter().filter_map(|route| owned(route.destination()));
         errors.extend(owned.map(|(destination, owner)| Error::RouteTaken { destination: destination.to_string(), owner }));
         Ok(errors)
     }
@@ -130,9 +130,9 @@ impl Netlink {
     pub async fn remove_route(&self, route: Route) -> Result<(), Error> {
         // Scope "nowhere" matches any scope in a removal; the protocol number keeps other people's routes out of it. No device is
         // named, so that a route goes whichever device it was left on.
-        let (kind, destination) = (kind_of(route), destination_of(route));
+        let (kind, destination) = (kind_of(route), route.destination());
         let mut message = base(destination).kind(kind).scope(RouteScope::NoWhere);
-        if let Route::Overlay { source, .. } = route {
+        if let Route::Overlay { source, .. } | Route::Direct { source, .. } = route {
             message = message.pref_source(source);
         }
         self.delete_route(message.build()).await.naming(|| format!("remove route {destination}"))
@@ -186,22 +186,21 @@ fn protocol() -> RouteProtocol {
 
 fn kind_of(route: Route) -> RouteType {
     match route {
-        Route::Overlay { .. } => RouteType::Unicast,
+        Route::Overlay { .. } | Route::Direct { .. } => RouteType::Unicast,
         Route::Unreachable { .. } => RouteType::Unreachable,
-    }
-}
-
-fn destination_of(route: Route) -> Ipv4Net {
-    match route {
-        Route::Overlay { destination, .. } | Route::Unreachable { destination } => destination.trunc(),
     }
 }
 
 /// What the kernel is told of a route. `device`: index of the overlay device.
 fn message_of(route: Route, device: u32) -> RouteMessage {
-    let message = base(destination_of(route)).kind(kind_of(route));
+    let message = base(route.destination()).kind(kind_of(route));
     match route {
         Route::Overlay { source, .. } => message.scope(RouteScope::Link).output_interface(device).pref_source(source).build(),
+        Route::Direct { gateway, ifindex, source, mtu, .. } => {
+            let mut message = message.gateway(gateway).output_interface(ifindex).pref_source(source).build();
+            message.attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+            message
+        }
         Route::Unreachable { .. } => message.build(),
     }
 }
@@ -221,21 +220,30 @@ fn decode(message: &RouteMessage, device: Option<u32>) -> Option<Route> {
         return None;
     }
     let destination = destination_in(message)?;
-    let (mut output, mut source) = (None, None);
+    let (mut output, mut source, mut via, mut mtu) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(_) | RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
             RouteAttribute::Oif(ifindex) => output = Some(*ifindex),
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
-            // A gateway, a metric, several next hops, …: not what we make.
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
+            RouteAttribute::Metrics(metrics) => match metrics.as_slice() {
+                [RouteMetric::Mtu(bytes)] => mtu = Some(*bytes),
+                _ => return None,
+            },
+            // A priority, several next hops, …: not what we make.
             _ => return None,
         }
     }
-    match (header.kind, output, source) {
-        (RouteType::Unicast, Some(output), Some(source)) if Some(output) == device && header.scope == RouteScope::Link => {
+    let on_overlay = output == device;
+    match (header.kind, output, source, via, mtu) {
+        (RouteType::Unicast, Some(_), Some(source), None, None) if on_overlay && header.scope == RouteScope::Link => {
             Some(Route::Overlay { destination, source })
         }
-        (RouteType::Unreachable, None, None) => Some(Route::Unreachable { destination }),
+        (RouteType::Unicast, Some(ifindex), Some(source), Some(gateway), mtu) if !on_overlay && header.scope == RouteScope::Universe => {
+            Some(Route::Direct { destination, gateway, ifindex, source, mtu })
+        }
+        (RouteType::Unreachable, None, None, None, None) => Some(Route::Unreachable { destination }),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@ use super::{Address, Error, Failure, Link, Message, Neighbour, Netlink};
 use crate::model::{Mac, ManagedNeighbour, NeighbourState, NextHop, OVERLAY_DEVICE, Underlay, UnderlayDevice};
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
@@ -18,6 +18,7 @@ struct Lookup {
     gateway: Option<Ipv4Addr>,
     ifindex: u32,
     source: Ipv4Addr,
+    mtu: Option<u32>,
 }
 
 impl Netlink {
@@ -42,14 +43,23 @@ impl Netlink {
             let link = self.link_by_index(ifindex).await?.filter(|link| link.name != OVERLAY_DEVICE && !link.loopback);
             exits.extend(link.and_then(|link| Some((ifindex, link.mac?))));
         }
-        let mut places: Vec<ManagedNeighbour> = lookups.iter().map(|(peer, lookup)| lookup.neighbour(*peer)).collect();
+        let addresses = self.addresses().await?;
+        // Peers behind a router, thousands of them, are nobody's neighbours: only the router is asked for.
+        let places = lookups.iter().flat_map(|(peer, lookup)| {
+            let [next, node] = lookup.neighbours(*peer);
+            [Some(next), lookup.is_on_link(*peer, &addresses).then_some(node)]
+        });
+        let mut places: Vec<ManagedNeighbour> = places.flatten().collect();
         places.sort_unstable();
         places.dedup();
         let mut neighbours = BTreeMap::new();
         for (place, entry) in places.iter().zip(self.neighbours_at(&places).await) {
             neighbours.extend(entry?.map(|entry| (*place, entry)));
         }
-        Ok(lookups.into_iter().filter_map(|(peer, lookup)| Some((peer, next_hop(peer, &lookup, &exits, &neighbours)?))).collect())
+        Ok(lookups
+            .into_iter()
+            .filter_map(|(peer, lookup)| Some((peer, next_hop(peer, &lookup, (&exits, &addresses), &neighbours)?)))
+            .collect())
     }
 
     /// How the kernel would send to each of `destinations` now; without those it would not send to.
@@ -85,9 +95,14 @@ fn question(destination: Ipv4Addr) -> RouteMessage {
 }
 
 impl Lookup {
-    /// Who packets to `peer` are handed to.
-    fn neighbour(&self, peer: Ipv4Addr) -> ManagedNeighbour {
-        ManagedNeighbour { address: self.gateway.unwrap_or(peer), ifindex: self.ifindex }
+    /// Who packets to `peer` are handed to, and the peer itself as a neighbour.
+    fn neighbours(&self, peer: Ipv4Addr) -> [ManagedNeighbour; 2] {
+        [self.gateway.unwrap_or(peer), peer].map(|address| ManagedNeighbour { address, ifindex: self.ifindex })
+    }
+
+    /// Whether `peer` is in a network of the NIC.
+    fn is_on_link(&self, peer: Ipv4Addr, addresses: &[Address]) -> bool {
+        addresses.iter().any(|own| own.ifindex == self.ifindex && own.is_neighbour(peer))
     }
 }
 
@@ -96,36 +111,42 @@ fn decode(route: &RouteMessage) -> Option<Lookup> {
     if route.header.kind != RouteType::Unicast {
         return None;
     }
-    let (mut gateway, mut ifindex, mut source) = (None, None, None);
+    let (mut gateway, mut ifindex, mut source, mut mtu) = (None, None, None, None);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
             RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| if let RouteMetric::Mtu(bytes) = metric { Some(*bytes) } else { None });
+            }
             // An IPv6 next hop: nothing the IPv4 neighbour table could resolve.
             RouteAttribute::Via(_) => return None,
             _ => {}
         }
     }
-    Some(Lookup { gateway, ifindex: ifindex?, source: source? })
+    Some(Lookup { gateway, ifindex: ifindex?, source: source?, mtu })
 }
 
 fn next_hop(
     peer: Ipv4Addr,
     lookup: &Lookup,
-    exits: &HashMap<u32, Mac>,
+    (exits, addresses): (&HashMap<u32, Mac>, &[Address]),
     neighbours: &BTreeMap<ManagedNeighbour, Neighbour>,
 ) -> Option<NextHop> {
-    let neighbour = lookup.neighbour(peer);
+    let [next, node] = lookup.neighbours(peer);
     let local_mac = *exits.get(&lookup.ifindex)?;
-    let entry = neighbours.get(&neighbour);
+    let (entry, of_node) = (neighbours.get(&next), neighbours.get(&node));
     Some(NextHop {
-        address: neighbour.address,
+        address: next.address,
         ifindex: lookup.ifindex,
         local_mac,
         source: lookup.source,
         mac: entry.and_then(|entry| entry.mac),
         state: entry.map_or(NeighbourState::Absent, |entry| entry.state),
+        mtu: lookup.mtu,
+        on_link: lookup.is_on_link(peer, addresses),
+        node_mac: of_node.and_then(|entry| entry.mac),
     })
 }
 

@@ -130,6 +130,7 @@ fn log(actions: &[Action]) {
 fn describe(action: &Action) -> String {
     let route = |route: &Route| match route {
         Route::Overlay { destination, .. } => format!("route {destination} dev {OVERLAY_DEVICE}"),
+        Route::Direct { destination, gateway, .. } => format!("route {destination} via {gateway}"),
         Route::Unreachable { destination } => format!("route unreachable {destination}"),
     };
     match action {
@@ -141,11 +142,12 @@ fn describe(action: &Action) -> String {
         Action::PutSettings(settings) => format!("write settings (MTU {}, port {})", settings.mtu, settings.port),
         Action::PutNode(address, node) => format!("write node {address} with pods {}", Ipv4Addr::from(node.pod_net)),
         Action::PutSubnet(net, abi::Subnet { node, reach: abi::reach::NONE, .. }) => {
-            format!("write subnet {net} at {}, to which there is no route", Ipv4Addr::from(*node))
+            format!("write subnet {net} at {}, to which there is no way", Ipv4Addr::from(*node))
         }
         Action::PutSubnet(net, subnet) => {
             let state = if subnet.next_hop_mac == abi::Mac::default() { "unresolved" } else { "resolved" };
-            format!("write subnet {net} at {} by next hop {} ({state})", Ipv4Addr::from(subnet.node), Ipv4Addr::from(subnet.next_hop))
+            let way = if subnet.reach == abi::reach::DIRECT { "without a tunnel, " } else { "" };
+            format!("write subnet {net} at {} by next hop {} ({way}{state})", Ipv4Addr::from(subnet.node), Ipv4Addr::from(subnet.next_hop))
         }
         Action::RemoveSubnet(net) => format!("remove subnet {net}"),
         Action::RemoveNode(address) => format!("remove node {address}"),

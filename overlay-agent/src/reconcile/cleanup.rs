@@ -42,7 +42,7 @@ pub async fn cleanup(directories: &Directories, runtime: Option<&RuntimePlaces>)
     for route in own.routes {
         netlink.remove_route(route).await?;
         removed.push(match route {
-            Route::Overlay { destination, .. } => format!("route {destination}"),
+            Route::Overlay { destination, .. } | Route::Direct { destination, .. } => format!("route {destination}"),
             Route::Unreachable { destination } => format!("route unreachable {destination}"),
         });
     }

@@ -5,7 +5,7 @@
 //! same few entries of what the kernel holds: cut out first, put back afterwards. The plan is the one that the whole would give; a
 //! property test holds it to that.
 
-use super::plan::destination;
+use crate::desired::neighbours;
 use crate::model::{ClusterNode, ManagedNeighbour, NextHop, Observed, Topology};
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,15 +48,15 @@ impl Part {
     ///
     /// A neighbour serves many nodes: with the part go those the part needs, and those nobody needs any more.
     pub fn cut(&self, held: &mut Observed, next_hops: &BTreeMap<Ipv4Addr, NextHop>) -> Observed {
-        let neighbour = |hop: &NextHop| ManagedNeighbour { address: hop.address, ifindex: hop.ifindex };
-        let needed: BTreeSet<ManagedNeighbour> = next_hops.values().map(neighbour).collect();
-        let parts: BTreeSet<ManagedNeighbour> = self.addresses.iter().filter_map(|address| next_hops.get(address)).map(neighbour).collect();
+        let needed: BTreeSet<ManagedNeighbour> = next_hops.iter().flat_map(|(address, hop)| neighbours(*address, hop)).collect();
+        let parts = self.addresses.iter().filter_map(|address| Some(neighbours(*address, next_hops.get(address)?)));
+        let parts: BTreeSet<ManagedNeighbour> = parts.flatten().collect();
         Observed {
             link: held.link,
             settings: held.settings,
             subnets: self.networks.iter().filter_map(|network| held.subnets.remove_entry(network)).collect(),
             nodes: self.addresses.iter().filter_map(|address| held.nodes.remove_entry(address)).collect(),
-            routes: held.routes.extract_if(.., |route| self.networks.contains(&destination(route))).collect(),
+            routes: held.routes.extract_if(.., |route| self.networks.contains(&route.destination())).collect(),
             neighbours: held.neighbours.extract_if(.., |place| parts.contains(place) || !needed.contains(place)).collect(),
         }
     }

@@ -1,7 +1,8 @@
 use super::super::plan::{plan, reached};
 use super::*;
+use crate::backend::Backend;
 use crate::desired::{Inputs, desired};
-use crate::model::{Desired, Mac, NeighbourState, Underlay, UnderlayDevice};
+use crate::model::{AddressOrigin, Desired, Mac, NeighbourState, Underlay, UnderlayDevice};
 use overlay_common::abi;
 use proptest::prelude::*;
 
@@ -14,7 +15,16 @@ fn address(number: u8) -> Ipv4Addr {
 fn node(name: &str, number: u8, network: u8) -> ClusterNode {
     // Lengths that differ, as a cluster's do not: the bit for each is in the settings.
     let pod_cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, network, 0), 24 + network % 3);
-    ClusterNode { name: name.to_owned(), address: address(number), pod_cidr, vtep_mac: Mac::derived_from(address(number)), notice: None }
+    ClusterNode {
+        name: name.to_owned(),
+        address: address(number),
+        given_by: AddressOrigin::InternalIp,
+        internal_ip: None,
+        pod_cidr,
+        vtep_mac: Mac::derived_from(address(number)),
+        no_tunnel: false,
+        notice: None,
+    }
 }
 
 /// Snapshots in which no two nodes share an address or a network: what a name has is a permutation's business.
@@ -37,7 +47,8 @@ fn way(address: Ipv4Addr) -> Option<NextHop> {
         _ => address,
     };
     let (ifindex, local_mac, source) = (2, Mac([2; 6]), Ipv4Addr::new(192, 0, 2, 100));
-    Some(NextHop { address: hop, ifindex, local_mac, source, mac: None, state: NeighbourState::Incomplete })
+    let (mac, mtu, node_mac, state) = (None, None, None, NeighbourState::Incomplete);
+    Some(NextHop { address: hop, ifindex, local_mac, source, mac, state, mtu, on_link: number.is_multiple_of(2), node_mac })
 }
 
 fn underlay(topology: &Topology) -> Underlay {
@@ -47,7 +58,16 @@ fn underlay(topology: &Topology) -> Underlay {
 }
 
 fn aim(topology: &Topology, underlay: &Underlay) -> Desired {
-    let inputs = Inputs { node_name: THIS, vni: 1, port: 8472, mtu: None, receive_mode: abi::receive::TC, topology, underlay };
+    let inputs = Inputs {
+        node_name: THIS,
+        vni: 1,
+        port: 8472,
+        backend: Backend::Direct,
+        mtu: None,
+        receive_mode: abi::receive::TC,
+        topology,
+        underlay,
+    };
     desired(&inputs).expect("this node is in it")
 }
 

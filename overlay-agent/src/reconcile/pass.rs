@@ -12,12 +12,13 @@ use crate::clock::now;
 use crate::config::Config;
 use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
 use crate::desired::{self, Inputs, desired};
-use crate::firewall::{self, FirewallError};
+use crate::firewall;
 use crate::measure::Record;
 use crate::model::{Action, ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Netlink, OwnRoutes, Strays};
-use crate::status::{Pass, StateDir, Status};
+use crate::status::{Pass, Peer, StateDir, Status, ThisNode};
 use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
 use overlay_common::abi::{program, receive as rung};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -56,12 +57,18 @@ pub struct Node<'a> {
     pub(super) pods_replaced: bool,
     /// What the rungs did when they were measured here; asked for when a rung is chosen.
     measured: Option<Record>,
-    firewall: firewall::Keeper,
+    pub(super) firewall: firewall::Keeper,
     /// The host's network as it was last seen.
     underlay: Option<Underlay>,
     kept: Option<Kept>,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
     pub(super) unattached: BTreeSet<u32>,
+    /// Pod networks that a route may lead to past the overlay device.
+    pub(super) direct: BTreeSet<Ipv4Net>,
+    /// What was logged of peers that cannot be reached.
+    told: BTreeSet<String>,
+    /// How many actions all passes carried out.
+    actions: u64,
 }
 
 impl<'a> Node<'a> {
@@ -73,6 +80,7 @@ impl<'a> Node<'a> {
         let pins = PinDir::new(&config.directories.bpffs);
         let datapath = Datapath::load(&pins, config.ebpf_object.as_deref())?;
         let tables = datapath.tables()?;
+        let subnets = tables.subnets()?;
         Ok(Self {
             config,
             netlink,
@@ -87,6 +95,9 @@ impl<'a> Node<'a> {
             underlay: None,
             kept: None,
             unattached: BTreeSet::new(),
+            direct: desired::direct_networks(&subnets),
+            told: BTreeSet::new(),
+            actions: 0,
         })
     }
 
@@ -95,18 +106,24 @@ impl<'a> Node<'a> {
         &mut self.datapath
     }
 
+    /// How many actions all passes carried out.
+    #[must_use]
+    pub fn actions(&self) -> u64 {
+        self.actions
+    }
+
     /// Makes a pass and records it. Returns whether everything is as it should be.
     ///
     /// It looks at no less than `look`, and at more if what would have to be known without looking is not.
     pub async fn pass(&mut self, topology: &Arc<Topology>, look: Look, status: &mut Status) -> bool {
         let this = topology.nodes.get(&self.config.node_name);
+        status.node = this.map(ThisNode::from);
         // Taken, not borrowed: what is kept is true until something goes wrong.
         let is_same = |kept: &Kept| this == kept.topology.nodes.get(&self.config.node_name) && !topology.unconfirmed;
         let kept = self.kept.take().filter(|kept| look == Look::Cluster && is_same(kept));
-        let everything = kept.is_none();
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome { everything: kept.is_none(), ..Outcome::default() };
         let held = match (this, kept) {
-            (Some(this), Some(kept)) => self.pass_over_changes(this, topology, kept, &mut outcome).await.map(Some),
+            (Some(this), Some(kept)) => self.pass_over_changes(this, topology, kept, (status, &mut outcome)).await.map(Some),
             (Some(this), None) => self.pass_over_everything(this, topology, status, &mut outcome).await.map(Some),
             // `desired` has the words for it; the kernel stays as it is.
             (None, _) => self.explain_absence(topology).map(|()| None),
@@ -116,11 +133,10 @@ impl<'a> Node<'a> {
             None
         });
         // Whatever kept the rest from being done: pods that talk go on talking to the outside.
-        if everything
+        if outcome.everything
             && let Some(this) = this
-            && let Err(error) = self.keep_firewall(this, status, &mut outcome).await
         {
-            outcome.errors.push(format!("packet filter: {error}"));
+            self.keep_firewall(this, status, &mut outcome).await;
         }
         for error in &outcome.errors {
             warn!(error, "pass incomplete");
@@ -128,13 +144,19 @@ impl<'a> Node<'a> {
         let complete = outcome.errors.is_empty();
         // Before a complete list nothing is removed, so that the kernel may hold more than it should.
         self.kept = held.filter(|_| complete && !topology.unconfirmed).map(|held| Kept { topology: Arc::clone(topology), held });
+        self.actions += outcome.actions as u64;
         status.record_pass(Pass { at: now(), actions: outcome.actions, errors: outcome.errors });
         complete
     }
 
-    /// Puts what is known of the cluster into the status.
-    pub fn tell(&self, topology: &Topology, status: &mut Status) {
+    /// Puts what is known of the cluster into the status, and logs what keeps a peer from being reached, once.
+    pub fn tell(&mut self, topology: &Topology, status: &mut Status) {
         status.set_cluster(topology, self.underlay.as_ref());
+        let problems: BTreeSet<String> = status.peers.iter().filter_map(Peer::problem).collect();
+        for problem in problems.difference(&self.told) {
+            warn!(problem, "a node cannot be reached");
+        }
+        self.told = problems;
     }
 
     /// Reads everything back and mends it. Returns what the kernel holds afterwards.
@@ -151,7 +173,9 @@ impl<'a> Node<'a> {
         let desired = self.aim(topology, &underlay);
         let device = self.underlay.insert(underlay).device.clone();
         let desired = desired?;
-        status.set_underlay(&device, desired.link.mtu);
+        status.set_underlay(&device, desired.settings.mtu);
+        let direct = desired::direct_networks(&desired.subnets);
+        self.let_past(this, &direct, (status, outcome)).await;
         let (observed, strays) = self.observe(&desired).await?;
         let mut actions = plan(&desired, &observed);
         if topology.unconfirmed {
@@ -159,6 +183,7 @@ impl<'a> Node<'a> {
             actions.retain(Action::puts);
         }
         let overlay_ifindex = self.carry_out(&actions, &observed, outcome).await;
+        self.direct = direct;
         self.attach(&device, overlay_ifindex, status, outcome)?;
         let veths = self.sweep(overlay_ifindex, strays, outcome).await?;
         self.keep_pods(&veths, desired.link.address, outcome).await?;
@@ -167,7 +192,13 @@ impl<'a> Node<'a> {
 
     /// The same line for the nodes that changed since the last pass, in the place of reading back what that left. Returns what the kernel
     /// holds afterwards.
-    async fn pass_over_changes(&mut self, this: &ClusterNode, topology: &Topology, kept: Kept, outcome: &mut Outcome) -> Result<Observed> {
+    async fn pass_over_changes(
+        &mut self,
+        this: &ClusterNode,
+        topology: &Topology,
+        kept: Kept,
+        (status, outcome): (&mut Status, &mut Outcome),
+    ) -> Result<Observed> {
         let Kept { topology: before, mut held } = kept;
         let part = Part::between(&before, topology, this);
         let mut underlay = self.underlay.take().context("the underlay was never looked at")?;
@@ -177,7 +208,14 @@ impl<'a> Node<'a> {
         let observed = part.cut(&mut held, &underlay.next_hops);
         self.underlay = Some(underlay);
         let desired = desired?;
+        let [before, direct] = [&observed.subnets, &desired.subnets].map(desired::direct_networks);
+        self.let_past(this, &direct, (status, outcome)).await;
         self.carry_out(&plan(&desired, &observed), &observed, outcome).await;
+        // What is not direct any more is translated again.
+        if !before.is_subset(&direct) {
+            self.direct.retain(|network| direct.contains(network) || !before.contains(network));
+            self.keep_firewall(this, status, outcome).await;
+        }
         put_back(&mut held, reached(desired, self.tables.settings()?));
         Ok(held)
     }
@@ -197,18 +235,6 @@ impl<'a> Node<'a> {
         executor.overlay_ifindex
     }
 
-    /// Looks at the packet filter and changes what differs.
-    async fn keep_firewall(&mut self, this: &ClusterNode, status: &mut Status, outcome: &mut Outcome) -> Result<(), FirewallError> {
-        let Config { masquerade, direct, port, .. } = self.config;
-        let look = self.firewall.keep(&desired::firewall(this, *masquerade, direct, *port)).await?;
-        for change in &look.changes {
-            info!(action = %change, "apply");
-        }
-        outcome.actions += look.changes.len();
-        status.set_firewall(*masquerade, look.state);
-        Ok(())
-    }
-
     /// Why there is nothing to aim at.
     fn explain_absence(&self, topology: &Topology) -> Result<()> {
         let device = UnderlayDevice { name: String::new(), ifindex: 0, mac: crate::model::Mac::default(), mtu: 0, kind: None };
@@ -217,8 +243,8 @@ impl<'a> Node<'a> {
     }
 
     fn inputs<'b>(&'b self, topology: &'b Topology, underlay: &'b Underlay, receive_mode: u32) -> Inputs<'b> {
-        let Config { node_name, vni, port, mtu, .. } = self.config;
-        Inputs { node_name, vni: *vni, port: *port, mtu: *mtu, receive_mode, topology, underlay }
+        let Config { node_name, backend, vni, port, mtu, .. } = self.config;
+        Inputs { node_name, backend: *backend, vni: *vni, port: *port, mtu: *mtu, receive_mode, topology, underlay }
     }
 
     /// The rung in use; before one is chosen, an earlier agent's, or the one that works everywhere.
@@ -300,6 +326,8 @@ fn peers(this: &ClusterNode, topology: &Topology) -> Vec<Ipv4Addr> {
 /// What a pass did.
 #[derive(Default)]
 pub(super) struct Outcome {
+    /// Everything was looked at.
+    everything: bool,
     pub(super) actions: usize,
     pub(super) errors: Vec<String>,
 }

@@ -30,19 +30,29 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
         actions.push(Action::PutSettings(settings));
     }
     actions.extend(desired.neighbours.difference(&observed.neighbours).copied().map(Action::PutNeighbour));
-    actions.extend(changed(&desired.nodes, &observed.nodes).map(|(address, node)| Action::PutNode(*address, *node)));
-    actions.extend(changed(&desired.subnets, &observed.subnets).map(|(net, node)| Action::PutSubnet(*net, *node)));
+    // As long as a route may lead past the overlay device, the node says so: first if it is going to, last if it did.
+    let leads_past = |address| observed.nodes.get(address).is_some_and(|node| node.reach == abi::reach::DIRECT);
+    let (last, first): (Vec<_>, Vec<_>) =
+        changed(&desired.nodes, &observed.nodes).partition(|(address, node)| leads_past(*address) && node.reach != abi::reach::DIRECT);
+    actions.extend(first.into_iter().map(|(address, node)| Action::PutNode(*address, *node)));
 
-    // The kernel removes a device's routes with it.
+    // The kernel removes a device's routes with it, and those that name its address.
     let routes: BTreeSet<Route> =
-        observed.routes.iter().copied().filter(|route| !(device.is_new() && matches!(route, Route::Overlay { .. }))).collect();
+        observed.routes.iter().copied().filter(|route| !device.is_new() || matches!(route, Route::Unreachable { .. })).collect();
     let put: Vec<Route> = desired.routes.difference(&routes).copied().collect();
     // Putting a route replaces the one with the same destination: that one must not be removed afterwards, the new one would go.
-    let replaced: BTreeSet<Ipv4Net> = put.iter().map(destination).collect();
-    actions.extend(put.into_iter().map(Action::PutRoute));
+    let replaced: BTreeSet<Ipv4Net> = put.iter().map(Route::destination).collect();
+    // Back into the tunnel: what the route leads to the overlay device still is sent as it is until the next step.
+    let past: BTreeSet<Ipv4Net> = routes.iter().filter(|route| matches!(route, Route::Direct { .. })).map(Route::destination).collect();
+    let (back, rest): (Vec<Route>, Vec<Route>) =
+        put.into_iter().partition(|route| matches!(route, Route::Overlay { destination, .. } if past.contains(destination)));
+    actions.extend(back.into_iter().map(Action::PutRoute));
+    actions.extend(changed(&desired.subnets, &observed.subnets).map(|(net, node)| Action::PutSubnet(*net, *node)));
+    actions.extend(rest.into_iter().map(Action::PutRoute));
 
-    let gone = routes.difference(&desired.routes).filter(|route| !replaced.contains(&destination(route)));
+    let gone = routes.difference(&desired.routes).filter(|route| !replaced.contains(&route.destination()));
     actions.extend(gone.copied().map(Action::RemoveRoute));
+    actions.extend(last.into_iter().map(|(address, node)| Action::PutNode(*address, *node)));
     actions.extend(missing(&observed.subnets, &desired.subnets).map(|net| Action::RemoveSubnet(*net)));
     actions.extend(missing(&observed.nodes, &desired.nodes).map(|address| Action::RemoveNode(*address)));
     actions.extend(observed.neighbours.difference(&desired.neighbours).copied().map(Action::RemoveNeighbour));
@@ -104,13 +114,6 @@ fn changed<'a, K: Ord, V: PartialEq>(desired: &'a BTreeMap<K, V>, observed: &'a 
 /// The keys of `observed` that `desired` has not.
 fn missing<'a, K: Ord, V>(observed: &'a BTreeMap<K, V>, desired: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> {
     observed.keys().filter(|key| !desired.contains_key(key))
-}
-
-/// Where a route leads: there is one of ours to each destination.
-pub(super) fn destination(route: &Route) -> Ipv4Net {
-    match *route {
-        Route::Overlay { destination, .. } | Route::Unreachable { destination } => destination,
-    }
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn settings(vni: u32, overlay_ifindex: u32) -> abi::Settings {
 }
 
 fn node(number: u8) -> abi::Node {
-    abi::Node { pod_net: [10, 244, number, 0], pod_mask: [255, 255, 255, 0] }
+    abi::Node { pod_net: [10, 244, number, 0], pod_mask: [255, 255, 255, 0], reach: abi::reach::ENCAP }
 }
 
 /// Node `number` and the way to it.
@@ -52,11 +52,13 @@ fn way(number: u8) -> abi::Subnet {
         vtep_mac: [0x0e, 0x4f, 192, 0, 2, number],
         next_hop_mac: [0; 6],
         local_mac: [2; 6],
-        pad: [0; 2],
+        mtu: 1450,
         source: [192, 0, 2, 1],
         next_hop: address(number).octets(),
         ifindex: 2,
         reach: abi::reach::ENCAP,
+        node_mac: [0; 6],
+        pad: [0; 2],
     }
 }
 
@@ -117,7 +119,7 @@ fn apply(state: &mut Observed, action: &Action) {
         Action::RemoveNode(address) => assert!(state.nodes.remove(&address).is_some(), "removed what is not there"),
         Action::PutRoute(route) => {
             assert!(state.link.is_some(), "a route needs its device");
-            state.routes.retain(|other| destination(other) != destination(&route));
+            state.routes.retain(|other| other.destination() != route.destination());
             state.routes.insert(route);
         }
         Action::RemoveRoute(route) => assert!(state.routes.remove(&route), "removed what is not there"),
@@ -260,7 +262,7 @@ fn any_parts() -> impl Strategy<Value = Parts> {
 fn any_desired() -> impl Strategy<Value = Desired> {
     (0..64_u8, 1..4_u32, any_parts()).prop_map(|(device, vni, (subnets, nodes, routes, neighbours))| {
         // One route per destination, as `desired` makes them.
-        let routes: BTreeMap<Ipv4Net, Route> = routes.into_iter().map(|route| (destination(&route), route)).collect();
+        let routes: BTreeMap<Ipv4Net, Route> = routes.into_iter().map(|route| (route.destination(), route)).collect();
         Desired { link: link(device), settings: settings(vni, 0), subnets, nodes, routes: routes.into_values().collect(), neighbours }
     })
 }
@@ -321,4 +323,30 @@ proptest! {
             }
         }
     }
+}
+
+/// Node 2 is sent packets as they are.
+fn directly(cluster: &Desired) -> Desired {
+    let mut direct = cluster.clone();
+    direct.subnets.insert(net(2), abi::Subnet { reach: abi::reach::DIRECT, ..way(2) });
+    direct.nodes.insert(address(2), abi::Node { reach: abi::reach::DIRECT, ..node(2) });
+    direct.routes.remove(&overlay_route(2));
+    direct.routes.insert(Route::Direct { destination: net(2), gateway: address(2), ifindex: 2, source: net(1).network(), mtu: None });
+    direct
+}
+
+#[test]
+fn the_way_to_a_node_changes_in_an_order_that_loses_nothing() {
+    let steps = |from: &Desired, to: &Desired| -> Vec<&'static str> {
+        let name = |action: &Action| match action {
+            Action::PutNode(..) => "node",
+            Action::PutSubnet(..) => "subnet",
+            Action::PutRoute(..) => "route",
+            _ => "other",
+        };
+        plan(to, &reached(from)).iter().map(name).collect()
+    };
+    let (tunnel, direct) = (cluster(), directly(&cluster()));
+    assert_eq!(steps(&tunnel, &direct), ["node", "subnet", "route"]);
+    assert_eq!(steps(&direct, &tunnel), ["route", "subnet", "node"]);
 }

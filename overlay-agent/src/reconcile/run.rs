@@ -1,21 +1,25 @@
 //! The loop: wait for a reason to look again, make a pass, tell. A reason says how much has to be looked at, and nothing else.
 
+use super::due::{Due, Reason, Rested};
+use super::own_node::OwnNode;
 use super::pass::{Look, Node};
 use crate::clock::now;
 use crate::cluster::{self, Memory, Subscription, saved};
-use crate::config::Config;
+use crate::config::{Config, News, Watch};
+use crate::datapath::PinDir;
 use crate::heap;
 use crate::install::Installer;
+use crate::model::Topology;
 use crate::netlink::{Events, Netlink, sysctl};
+use crate::serve;
 use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-/// How long events of the kernel are gathered before a pass: a burst of them is one reason. News of the cluster waits for nothing.
-const SETTLE: Duration = Duration::from_millis(50);
 /// How often the nodes file is looked at without an event; one `stat`. An event that was missed costs this much.
 const FILE_RECHECK: Duration = Duration::from_secs(2);
 /// Rest after a pass, as a multiple of what it took: with a reason for one at any time, passes take half of a core and no more. On a node
@@ -30,14 +34,25 @@ const LONGEST_REST: Duration = Duration::from_millis(800);
 /// Wait after a first failed pass; doubled for each further one, up to the resync interval.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// Runs the agent of this node until SIGTERM or SIGINT. The data path keeps running afterwards.
+/// Why the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// There is another configuration: it is to be run again with that.
+    Reconfigured,
+}
+
+/// Runs the agent of this node until SIGTERM or SIGINT, or until `watch` has another configuration than `config`. The data path keeps running
+/// afterwards.
 ///
 /// # Errors
 /// When the node cannot be taken over: no privileges, no bpffs, another agent. What goes wrong later is reported and tried again.
-pub async fn run(config: &Config) -> Result<()> {
+pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
     let mut state_dir = StateDir::new(config.directories.state_dir.clone());
     let _lock = state_dir.lock()?;
     let mut stop = Stop::new()?;
+    watch.start();
     let netlink = Netlink::connect()?;
     if let Err(error) = sysctl::enable_forwarding() {
         warn!(%error, "packets of pods will not be forwarded to the outside");
@@ -51,19 +66,31 @@ pub async fn run(config: &Config) -> Result<()> {
     let memory = Memory { node_name: config.node_name.clone(), file: Some(config.directories.pods_dir.join(saved::FILE)) };
     let mut source = cluster::start(&config.source, FILE_RECHECK.min(config.resync_interval), memory);
     let mut status = Status::new(config.node_name.clone(), source.state.borrow().clone());
+    let mut own = OwnNode::new(config, netlink.clone());
+    status.backend = config.backend;
     let mut runtime = config.runtime.clone().map(|(places, template)| Installer::new(places, template)).transpose()?;
     for notice in &config.notices {
         warn!(notice, "not done as asked");
     }
+    let report = serve::start(config.listen, PinDir::new(&config.directories.bpffs));
     info!(node = config.node_name, load_ms, "agent started");
 
+    let mut settled: Option<Arc<Topology>> = None;
     let mut retry = FIRST_RETRY;
     let mut due = Due { everything: Instant::now(), cluster: None, telling: None };
     let mut rested = Rested { everything: due.everything, cluster: due.everything, telling: due.everything };
     loop {
         tokio::select! {
             () = stop.requested() => break,
-            reason = next_reason(&mut source, &mut events, &mut runtime) => {
+            news = watch.next() => match news {
+                News::Changed => return Ok(Ended::Reconfigured),
+                News::Problem(problem) => {
+                    status.configuration_problem = problem;
+                    due.hasten(Reason::Telling, &rested);
+                    continue;
+                }
+            },
+            reason = next_reason(&mut source, &mut events, (&mut runtime, &mut own)) => {
                 let (reason, what) = reason.context("the task that follows the list of nodes ended")?;
                 debug!(reason = what, "look again");
                 due.hasten(reason, &rested);
@@ -73,7 +100,9 @@ pub async fn run(config: &Config) -> Result<()> {
         }
         let begun = Instant::now();
         let Some(look) = due.look(begun) else {
-            tell(&source, &node, &mut status, &mut state_dir);
+            status.endpoint_problem = report.problem();
+            tell(&source, (&mut node, settled.as_deref()), &mut status, &mut state_dir);
+            report.told(&status);
             due.telling = None;
             rested.telling = Instant::now() + begun.elapsed() * TELL_REST;
             continue;
@@ -81,11 +110,19 @@ pub async fn run(config: &Config) -> Result<()> {
         if events.is_none() {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
+        report.turn_begins();
         let topology = source.topology.borrow_and_update().clone();
-        let complete = match topology {
-            Some(topology) => node.pass(&topology, look, &mut status).await && install(runtime.as_mut(), &mut status),
-            None => true,
+        let passed = match topology {
+            Some(topology) => {
+                let topology = own.settle(topology, &mut status).await;
+                let complete = node.pass(&topology, look, &mut status).await && install(runtime.as_mut(), &mut status);
+                settled = Some(topology);
+                own.publish(complete, &mut status);
+                Some(complete)
+            }
+            None => None,
         };
+        let complete = passed.unwrap_or(true);
         let (ended, took) = (Instant::now(), begun.elapsed());
         due.cluster = None;
         due.hasten(Reason::Telling, &rested);
@@ -97,63 +134,16 @@ pub async fn run(config: &Config) -> Result<()> {
             rested.everything = ended + if complete { took * REST } else { wait.min(LONGEST_REST) };
         }
         rested.cluster = if complete { ended + (took * REST).min(LONGEST_PAUSE) } else { rested.everything };
+        report.turn_ended(&status, passed, node.actions(), due.everything.saturating_duration_since(ended));
     }
-    tell(&source, &node, &mut status, &mut state_dir);
+    tell(&source, (&mut node, settled.as_deref()), &mut status, &mut state_dir);
     info!("agent stopped; the data path keeps running");
-    Ok(())
+    Ok(Ended::Stopped)
 }
 
-/// Why there is something to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    /// Look again.
-    Look(Look),
-    /// Only what the status says changed.
-    Telling,
-}
-
-/// When to do what.
-struct Due {
-    /// A pass over everything: there is always a next one.
-    everything: Instant,
-    /// A pass for news of the cluster.
-    cluster: Option<Instant>,
-    /// Writing the status.
-    telling: Option<Instant>,
-}
-
-/// Before which what is not to be done again.
-struct Rested {
-    everything: Instant,
-    cluster: Instant,
-    telling: Instant,
-}
-
-impl Due {
-    /// Takes in a reason.
-    fn hasten(&mut self, reason: Reason, rested: &Rested) {
-        let now = Instant::now();
-        match reason {
-            Reason::Look(Look::Everything) => self.everything = self.everything.min(rested.everything.max(now + SETTLE)),
-            Reason::Look(Look::Cluster) => self.cluster = self.cluster.or(Some(rested.cluster.max(now))),
-            Reason::Telling => self.telling = self.telling.or(Some(rested.telling.max(now))),
-        }
-    }
-
-    fn next(&self) -> Instant {
-        [self.cluster, self.telling].into_iter().flatten().fold(self.everything, Instant::min)
-    }
-
-    /// The pass to make now; `None`: only the status is due.
-    fn look(&self, now: Instant) -> Option<Look> {
-        let cluster = self.cluster.is_some_and(|due| due <= now);
-        if self.everything <= now { Some(Look::Everything) } else { cluster.then_some(Look::Cluster) }
-    }
-}
-
-/// Writes the status if there is news.
-fn tell(source: &Subscription, node: &Node<'_>, status: &mut Status, state_dir: &mut StateDir) {
-    if let Some(topology) = source.topology.borrow().as_deref() {
+/// Brings the status up to date and writes it if there is news.
+fn tell(source: &Subscription, (node, settled): (&mut Node<'_>, Option<&Topology>), status: &mut Status, state_dir: &mut StateDir) {
+    if let Some(topology) = settled {
         node.tell(topology, status);
     }
     status.source = source.state.borrow().clone();
@@ -184,7 +174,11 @@ fn install(runtime: Option<&mut Installer>, status: &mut Status) -> bool {
 ///
 /// # Errors
 /// When the source's task is gone, which it never is by itself: the agent cannot go on without it.
-async fn next_reason(source: &mut Subscription, events: &mut Option<Events>, runtime: &mut Option<Installer>) -> Result<(Reason, String)> {
+async fn next_reason(
+    source: &mut Subscription,
+    events: &mut Option<Events>,
+    (runtime, own): (&mut Option<Installer>, &mut OwnNode),
+) -> Result<(Reason, String)> {
     let network = async {
         match events {
             Some(events) => events.next().await,
@@ -199,6 +193,9 @@ async fn next_reason(source: &mut Subscription, events: &mut Option<Events>, run
     };
     let everything = Reason::Look(Look::Everything);
     tokio::select! {
+        () = own.changed() => {
+            Ok((Reason::Look(Look::Cluster), "publishing on this node's Node went another way than before".to_owned()))
+        }
         () = runtime => Ok((everything, "something changed in the container runtime's directories".to_owned())),
         changed = source.topology.changed() => {
             Ok(changed.map(|()| (Reason::Look(Look::Cluster), "the list of nodes changed".to_owned()))?)

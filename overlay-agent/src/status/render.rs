@@ -1,6 +1,7 @@
 //! The status for a person, as tables, and for a program, as one JSON object.
 
-use super::{Path, Peer, PodStatus, Status, Wiring};
+use super::{Peer, PodStatus, Status, Wiring};
+use crate::backend::{Backend, Way};
 use crate::cluster::Health;
 use crate::datapath::Detours;
 use crate::model::NeighbourState;
@@ -57,7 +58,7 @@ fn detours_json(detours: &Detours) -> Value {
 }
 
 /// Every flow with its packets and bytes, by number.
-fn flows(counters: &Counters) -> impl Iterator<Item = (Flow, u64, u64)> {
+pub(crate) fn flows(counters: &Counters) -> impl Iterator<Item = (Flow, u64, u64)> {
     Flow::ALL
         .iter()
         .copied()
@@ -66,7 +67,7 @@ fn flows(counters: &Counters) -> impl Iterator<Item = (Flow, u64, u64)> {
 }
 
 /// Every drop reason with its packets, by number.
-fn drops(counters: &Counters) -> impl Iterator<Item = (DropReason, u64)> {
+pub(crate) fn drops(counters: &Counters) -> impl Iterator<Item = (DropReason, u64)> {
     DropReason::ALL.iter().copied().zip(numbers(counters.drops.as_bytes()))
 }
 
@@ -140,7 +141,8 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
         },
     );
     if let Some(node) = &status.node {
-        row("address", Cell::new(node.address));
+        let how = status.address.as_ref().map(|address| format!(": {}", address.how)).unwrap_or_default();
+        row("address", Cell::new(format!("{}{how}", node.address)));
         row("pods", Cell::new(format!("{}, gateway {}", node.pod_cidr, node.gateway)));
         row("VTEP MAC", Cell::new(node.vtep_mac));
         if let Some(notice) = &node.notice {
@@ -154,7 +156,7 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
             Cell::new(format!("{} (index {}{kind}), {}, MTU {} bytes", underlay.device, underlay.ifindex, underlay.mac, underlay.mtu)),
         );
         row("pod MTU", Cell::new(format!("{} bytes", underlay.overlay_mtu)));
-        row("sends by", Cell::new(format!("vxlan, outer UDP checksum {}: a super-packet can carry no other", underlay.outer_checksum)));
+        row("sends by", Cell::new(sends_by(status.backend, &underlay.outer_checksum)));
     }
     if let Some(receive) = &status.receive {
         row("receives by", Cell::new(format!("{}: {}", receive.mode, receive.reason)));
@@ -179,6 +181,15 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
         }
     }
     row("nodes from", source(status));
+    if let Some(publish) = &status.publish {
+        row(
+            "publishes",
+            match publish.since {
+                Some(since) => Cell::new(format!("on this node's Node, since {since}")),
+                None => Cell::new("not written to this node's Node yet").fg(Color::Yellow),
+            },
+        );
+    }
     if let Some(pass) = &status.last_pass {
         let errors = match pass.errors.len() {
             0 => "no error".to_owned(),
@@ -190,6 +201,16 @@ fn overview(status: &Status, problems: &[String], style: Style) -> Table {
     }
     row("agent", Cell::new(format!("version {}", status.version)));
     table
+}
+
+/// How packets get to other nodes, in general.
+fn sends_by(backend: Backend, checksum: &str) -> String {
+    let vxlan = format!("vxlan, outer UDP checksum {checksum}: a super-packet can carry no other");
+    match backend {
+        Backend::Vxlan => vxlan,
+        Backend::Direct => format!("direct, without a tunnel to neighbours, to others {vxlan}"),
+        Backend::HostGw => "host-gw, without a tunnel, to neighbours only".to_owned(),
+    }
 }
 
 fn source(status: &Status) -> Cell {
@@ -218,8 +239,10 @@ fn peers(peers: &[Peer], style: Style) -> Table {
     table.set_header(header(&["name", "pods", "address", "VTEP MAC", "path", "next hop", "state", "next hop MAC"]));
     for peer in peers {
         let (path, path_colour) = match peer.path {
-            Path::Encap => ("encap", Color::Green),
-            Path::NoRoute => ("no route", Color::Red),
+            Way::Encap => ("vxlan", Color::Green),
+            Way::Direct => ("direct", Color::Green),
+            Way::NoRoute => ("no route", Color::Red),
+            Way::BehindRouter => ("behind a router", Color::Red),
         };
         let (state, state_colour) = match peer.next_hop_state {
             NeighbourState::Reachable => ("reachable", Color::Green),

@@ -1,7 +1,9 @@
 use super::*;
+use crate::address::{Choice, Given};
+use crate::backend::Way;
 use crate::cluster::{SourceError, SourceKind};
 use crate::datapath::Detours;
-use crate::model::NextHop;
+use crate::model::{AddressOrigin, NextHop};
 use overlay_common::counters::Counters;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -11,7 +13,16 @@ fn time(second: i64) -> Timestamp {
 
 fn node(name: &str, address: [u8; 4], pod_cidr: &str) -> ClusterNode {
     let address = address.into();
-    ClusterNode { name: name.to_owned(), address, pod_cidr: pod_cidr.parse().unwrap(), vtep_mac: Mac::derived_from(address), notice: None }
+    ClusterNode {
+        name: name.to_owned(),
+        address,
+        given_by: AddressOrigin::InternalIp,
+        internal_ip: Some(address),
+        pod_cidr: pod_cidr.parse().unwrap(),
+        vtep_mac: Mac::derived_from(address),
+        no_tunnel: false,
+        notice: None,
+    }
 }
 
 fn healthy() -> Status {
@@ -34,6 +45,9 @@ fn healthy() -> Status {
         source: [192, 0, 2, 1].into(),
         mac: Some(Mac(mac)),
         state,
+        mtu: None,
+        on_link: true,
+        node_mac: None,
     };
     let underlay = Underlay {
         device: device.clone(),
@@ -69,7 +83,7 @@ fn degraded() -> Status {
     status.peers[0].next_hop_state = NeighbourState::Failed;
     status.peers[0].next_hop_mac = None;
     status.peers[0].notice = Some("look at it".to_owned());
-    status.peers[1].path = Path::NoRoute;
+    status.peers[1].path = Way::NoRoute;
     status.peers[1].next_hop = None;
     status.record_pass(Pass { at: time(61), actions: 1, errors: vec!["cannot write NODES: no memory".to_owned()] });
     status
@@ -104,8 +118,8 @@ Node
 
 Peers (2)
   NAME  PODS           ADDRESS       VTEP MAC           PATH   NEXT HOP     STATE      NEXT HOP MAC
-  b     10.244.2.0/24  192.0.2.2     0e:4f:c0:00:02:02  encap  192.0.2.2    reachable  02:00:00:00:00:02
-  c     10.244.3.0/24  198.51.100.3  0e:4f:c6:33:64:03  encap  192.0.2.254  stale      02:00:00:00:00:fe
+  b     10.244.2.0/24  192.0.2.2     0e:4f:c0:00:02:02  vxlan  192.0.2.2    reachable  02:00:00:00:00:02
+  c     10.244.3.0/24  198.51.100.3  0e:4f:c6:33:64:03  vxlan  192.0.2.254  stale      02:00:00:00:00:fe
 
 Packets
   FLOW          PACKETS    BYTES
@@ -257,4 +271,37 @@ fn one_agent_holds_the_lock() {
     drop(lock);
     assert!(!state_dir.is_locked().unwrap());
     drop(state_dir.lock().unwrap());
+}
+
+#[test]
+fn an_address_that_others_do_not_know_is_a_problem_with_its_mending() {
+    let given = Given { address: [192, 0, 2, 1].into(), by: AddressOrigin::InternalIp, internal_ip: Some([192, 0, 2, 1].into()) };
+    let choice = Choice { address: [192, 0, 2, 7].into(), how: "interface=eth1: on eth1".to_owned() };
+    let mut status = healthy();
+    status.address = Some(AddressStatus::of_choice(&choice, Some(given), Some(given.address), ("a", false)));
+    let problem = &status.problems(true)[0];
+    assert!(
+        problem
+            .starts_with("the address of this node is 192.0.2.7 (interface=eth1: on eth1), and other nodes send to 192.0.2.1 (InternalIP")
+    );
+    assert!(problem.contains("switch publish on") && problem.contains("kubectl annotate node a overlay/public-ip=192.0.2.7"), "{problem}");
+    let text = render_text(&status, true, &Readings::default(), Style { colour: false });
+    assert!(text.contains("address      192.0.2.1: InternalIP of the Node; 192.0.2.7 is not used until the Node says so\n"), "{text}");
+    // While it is being written, nothing is to be mended.
+    status.address = Some(AddressStatus::of_choice(&choice, Some(given), Some(given.address), ("a", true)));
+    assert_eq!(status.problems(true), [""; 0]);
+    status.publish = Some(PublishStatus { since: None, problem: Some("refused".to_owned()) });
+    assert_eq!(status.problems(true), ["refused"]);
+}
+
+#[test]
+fn pods_outside_the_podcidr_are_told_of() {
+    let pod = |address: [u8; 4]| PodStatus { address: address.into(), wiring: Wiring::Wired, ifindex: Some(7), record: None };
+    let mut status = healthy();
+    assert_eq!(status.find_stray_pods(&[pod([10, 244, 1, 9])]), None);
+    status.stray_pods = status.find_stray_pods(&[pod([10, 244, 1, 9]), pod([10, 244, 9, 1])]);
+    let one = "pod 10.244.9.1 has an address outside this node's podCIDR 10.244.1.0/24: no other node reaches it; start it anew";
+    assert_eq!(status.problems(true), [one]);
+    let two = status.find_stray_pods(&[pod([10, 244, 9, 1]), pod([10, 244, 9, 2])]).unwrap();
+    assert!(two.starts_with("2 pods have addresses outside this node's podCIDR 10.244.1.0/24, 10.244.9.1 among them"), "{two}");
 }

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         overlay::a_taken_port_names_the_culprit,
         overlay::an_existing_device_is_left_alone,
         routes::are_read_back_exactly_and_removed,
+        routes::past_the_overlay_device_replace_and_are_replaced,
         routes::of_others_are_never_replaced_or_removed,
         routes::of_a_form_we_do_not_make_are_strays,
         routes::need_the_overlay_device_and_its_address,

@@ -53,6 +53,26 @@ pub(crate) async fn are_read_back_exactly_and_removed() -> Result<()> {
     Ok(())
 }
 
+pub(crate) async fn past_the_overlay_device_replace_and_are_replaced() -> Result<()> {
+    let netlink = Netlink::connect()?;
+    netlink.create_overlay_link(&LINK).await?;
+    ip_all("link add eth0 type bridge \n addr add 192.0.2.1/24 dev eth0 \n link set eth0 up")?;
+    let ifindex = netlink.link_by_name("eth0").await?.context("eth0 was just made")?.ifindex;
+    let (destination, gateway) = ("10.244.2.0/24".parse()?, Ipv4Addr::new(192, 0, 2, 2));
+    let direct = |mtu| Route::Direct { destination, gateway, ifindex, source: LINK.address, mtu };
+    for route in [overlay("10.244.2.0/24")?, direct(None), direct(Some(1400)), direct(None), overlay("10.244.2.0/24")?, direct(Some(1400))]
+    {
+        put(&netlink, route).await?;
+        assert_eq!(netlink.own_routes().await?.routes, [route].into());
+    }
+    let seen = ip("route show proto 79")?;
+    assert!(seen.contains("10.244.2.0/24 via 192.0.2.2 dev eth0 src 10.244.1.1 mtu 1400"), "{seen}");
+    assert!(remove_strays(&netlink).await?.is_empty());
+    netlink.remove_route(direct(Some(1400))).await?;
+    assert_eq!(netlink.own_routes().await?.routes, BTreeSet::new());
+    Ok(())
+}
+
 pub(crate) async fn of_others_are_never_replaced_or_removed() -> Result<()> {
     let netlink = Netlink::connect()?;
     netlink.create_overlay_link(&LINK).await?;

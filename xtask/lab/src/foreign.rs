@@ -20,6 +20,7 @@ use crate::pod::{self, Pod, Wire};
 use crate::underlay::{Place, Underlay};
 use anyhow::{Context as _, ensure};
 use ipnet::Ipv4Net;
+use serde_json::Value;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -151,6 +152,19 @@ impl ForeignNode {
         Ok(())
     }
 
+    /// Takes its peers out of the Nodes of the API server as flannel's subnet manager does, and sets them. What that one does not accept is
+    /// no peer: a Node without the annotation `kube-subnet-manager`, without a `public-ip`, or without the data of the vxlan backend.
+    /// Itself it knows by its pod network. Returns the names of the peers.
+    ///
+    /// # Errors
+    /// As [`Self::set_peers`].
+    pub fn follow(&mut self, nodes: &[Value]) -> anyhow::Result<Vec<String>> {
+        let leases: Vec<(String, Peer)> = nodes.iter().filter_map(lease).filter(|(_, peer)| peer.pod_cidr != self.pod_cidr).collect();
+        let (names, peers) = leases.into_iter().unzip();
+        self.set_peers(peers)?;
+        Ok(names)
+    }
+
     fn apply(&self, batches: &[(&str, String)]) -> anyhow::Result<()> {
         batches.iter().filter(|(_, lines)| !lines.is_empty()).try_for_each(|(program, lines)| self.ns.batch(program, lines))
     }
@@ -203,6 +217,20 @@ impl ForeignNode {
         }
         Wire { node, pod: inside }
     }
+}
+
+/// A Node as flannel's vxlan backend accepts it (flannel 0.28, `nodeToLease` in `pkg/subnet/kube` and `handleSubnetEvents` in
+/// `pkg/backend/vxlan`), by name.
+fn lease(node: &Value) -> Option<(String, Peer)> {
+    let annotation = |name: &str| node["metadata"]["annotations"][format!("flannel.alpha.coreos.com/{name}")].as_str();
+    if annotation("kube-subnet-manager") != Some("true") || annotation("backend-type") != Some("vxlan") {
+        return None;
+    }
+    let data: Value = serde_json::from_str(annotation("backend-data")?).ok()?;
+    let vtep_mac = data["VtepMAC"].as_str()?.to_owned();
+    let peer =
+        Peer { address: annotation("public-ip")?.parse().ok()?, pod_cidr: node["spec"]["podCIDR"].as_str()?.parse().ok()?, vtep_mac };
+    Some((node["metadata"]["name"].as_str()?.to_owned(), peer))
 }
 
 /// The first host address of a network.

@@ -7,6 +7,8 @@
 
 #[path = "prog/case.rs"]
 mod case;
+#[path = "prog/direct.rs"]
+mod direct;
 #[path = "prog/host.rs"]
 mod host;
 #[path = "prog/kernel.rs"]
@@ -65,16 +67,18 @@ fn main() -> Result<()> {
 
     let underlay = [underlay_outer::cases(), underlay_inner::cases(), underlay_inner_addresses::cases()];
     let underlay: Vec<_> = underlay.into_iter().flatten().map(Arc::new).collect();
-    let pod: Vec<_> = pod::cases().into_iter().map(Arc::new).collect();
+    let direct: Vec<_> = direct::received().into_iter().map(Arc::new).collect();
+    let pod: Vec<_> = pod::cases().into_iter().chain(direct::sent()).map(Arc::new).collect();
     let host: Vec<_> = host::cases().into_iter().map(Arc::new).collect();
     let mut trials = Vec::new();
     trials.extend(underlay_trials(&kernel, &underlay));
+    trials.extend(underlay_trials(&kernel, &direct));
     trials.extend(tc_trials(&kernel, Program::FromPod, &pod));
     trials.extend(tc_trials(&kernel, Program::FromHost, &host));
     trials.extend(stories::trials(&kernel));
     trials.push(mutations::trial(&kernel, &underlay));
-    trials.extend(wire::trials(&kernel, wire, &underlay, &pod));
-    trials.extend(table::trials(&[&underlay, &pod, &host]));
+    trials.extend(wire::trials(&kernel, wire, &[&underlay[..], &direct[..]].concat(), &pod));
+    trials.extend(table::trials(&[&underlay, &direct, &pod, &host]));
     trials.extend(oracle::trials(oracle, &underlay));
     libtest_mimic::run(&arguments, trials).exit()
 }

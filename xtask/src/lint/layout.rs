@@ -52,7 +52,12 @@ const RULES: [Rule; 7] = [
         why: "only firewall runs programs (nft, iptables); whatever the kernel can be told directly is told by netlink and datapath",
     },
     Rule {
-        within: &["overlay-agent/src/model.rs", "overlay-agent/src/desired.rs", "overlay-agent/src/reconcile/plan.rs"],
+        within: &[
+            "overlay-agent/src/model.rs",
+            "overlay-agent/src/address",
+            "overlay-agent/src/desired.rs",
+            "overlay-agent/src/reconcile/plan.rs",
+        ],
         except: &[],
         words: &["tokio", "futures", "nix", "inotify"],
         crates: true,

@@ -31,7 +31,7 @@ pub enum Access {
 
 /// The API cannot even be tried.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AccessError {
+pub(in crate::cluster) enum AccessError {
     #[error("cannot use the kubeconfig {}: {source}", path.display())]
     Kubeconfig { path: PathBuf, source: kube::config::KubeconfigError },
     #[error("no kubeconfig is set, and this is no pod with a service account: {0}")]
@@ -49,6 +49,15 @@ impl Access {
             Self::Files { api_server, .. } => api_server.clone().unwrap_or_else(|| "API server not known yet".to_owned()),
             Self::Config(config) => config.cluster_url.to_string(),
         }
+    }
+
+    /// A new client, and the address it uses.
+    pub(in crate::cluster) async fn connect(&self) -> Result<(Client, String), AccessError> {
+        // An error means that a provider is installed already, which is what is wanted.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let config = self.config().await?;
+        let address = config.cluster_url.to_string();
+        Ok((Client::try_from(config).map_err(AccessError::Client)?, address))
     }
 
     async fn config(&self) -> Result<Config, AccessError> {
@@ -96,11 +105,7 @@ impl Door {
         {
             return Ok((client.clone(), None));
         }
-        // An error means that a provider is installed already, which is what is wanted.
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let config = self.access.config().await?;
-        let address = config.cluster_url.to_string();
-        let client = Client::try_from(config).map_err(AccessError::Client)?;
+        let (client, address) = self.access.connect().await?;
         self.open = Some((client.clone(), Instant::now()));
         Ok((client, Some(address)))
     }

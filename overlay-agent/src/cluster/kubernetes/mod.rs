@@ -17,6 +17,7 @@ mod scan;
 mod snapshots;
 
 pub use access::Access;
+pub(super) use access::AccessError;
 
 use super::picture::{Doubt, Moment, Picture};
 use super::{Publisher, SourceKind, Subscription, spawn};

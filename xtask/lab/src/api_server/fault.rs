@@ -18,6 +18,8 @@ pub enum Fault {
         /// The header of that name, in seconds.
         retry_after: Option<u32>,
     },
+    /// Whoever asks may read and not write: patches are answered 403.
+    ReadOnly,
     /// Lists and watches break off in the middle of an object, and the connection is closed.
     Cut,
     /// What says 200 is no JSON: a list is a page of some proxy, a watch ends with a line of nonsense.

@@ -110,9 +110,16 @@ fn render(shared: &Shared, page: &Page, strange: Vec<Bytes>) -> Vec<Bytes> {
         if number > 0 {
             pieces.push(Bytes::from_static(b","));
         }
-        pieces.push(item);
+        pieces.extend(untyped(item));
     }
     pieces.push(Bytes::from_static(b"]}\n"));
     super::state::Counters::add(&shared.counters.bytes, pieces.iter().map(Bytes::len).sum());
     pieces
+}
+
+/// An item as the real one sends it: what kind of object it is, the list says for all of them.
+fn untyped(item: Bytes) -> impl Iterator<Item = Bytes> {
+    const TYPED: &[u8] = br#"{"apiVersion":"v1","kind":"Node","#;
+    let (open, rest) = if item.starts_with(TYPED) { (Some(Bytes::from_static(b"{")), item.slice(TYPED.len()..)) } else { (None, item) };
+    open.into_iter().chain([rest])
 }

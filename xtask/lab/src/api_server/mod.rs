@@ -12,6 +12,7 @@ mod listen;
 mod object;
 mod patch;
 mod query;
+pub mod real;
 mod serve;
 mod state;
 mod store;
@@ -138,6 +139,25 @@ impl ApiServer {
     /// Adds or changes a node whose kubelet posted last at that time, as RFC 3339: what most changes of a Node are.
     pub fn put_with_heartbeat(&self, entry: &NodeEntry, heartbeat: &str) {
         self.shared.change(|state| state.store.put(&entry.name, |uid| object::node(entry, uid, heartbeat)));
+    }
+
+    /// Changes part of a node as kubelet, controllers and operators do: by a strategic merge patch, of whatever part. What others wrote stays.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn patch(&self, name: &str, patch: &Value) -> anyhow::Result<()> {
+        let mut node = self.node(name);
+        ensure!(!node.is_null(), "the API server has no node {name}");
+        patch::apply(&mut node, patch, patch::Kind::Strategic);
+        self.shared.change(|state| state.store.put(name, |_| node.to_string()));
+        Ok(())
+    }
+
+    /// Every node as it is now.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Value> {
+        let texts: Vec<Bytes> = self.shared.look().store.iter().map(|object| object.text.clone()).collect();
+        texts.iter().filter_map(|text| serde_json::from_slice(text).ok()).collect()
     }
 
     /// Removes a node.

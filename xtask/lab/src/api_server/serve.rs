@@ -99,6 +99,10 @@ struct Target {
 
 async fn change(shared: &Shared, request: Request<Incoming>, target: &Target) -> Answer {
     Counters::add(&shared.counters.patches, 1);
+    if shared.look().fault == Some(Fault::ReadOnly) {
+        shared.strike();
+        return refusal(403, &format!("nodes \"{}\" is forbidden: cannot patch resource \"nodes/status\"", target.name), None);
+    }
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let Some(kind) = Kind::of(content_type) else {
         return refusal(415, &format!("patches of type {content_type} are not served here"), None);

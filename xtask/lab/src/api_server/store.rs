@@ -114,6 +114,11 @@ impl Store {
         self.objects.get(name)
     }
 
+    /// All of them, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Object> {
+        self.objects.values()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.objects.len()
     }

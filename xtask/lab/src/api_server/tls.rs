@@ -13,6 +13,9 @@ use tokio_rustls::TlsAcceptor;
 pub(super) struct Identity {
     /// The authority, as PEM: what a kubeconfig names.
     pub(super) authority: String,
+    /// The server's certificate and its key, as PEM: for a server that is another program.
+    pub(super) certificate: String,
+    pub(super) key: String,
     /// Speaks TLS with a certificate for the address.
     pub(super) acceptor: TlsAcceptor,
 }
@@ -42,6 +45,7 @@ impl Identity {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], private)?;
-        Ok(Self { authority, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        let (certificate, key) = (certificate.pem(), key.serialize_pem());
+        Ok(Self { authority, certificate, key, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 }

@@ -1,11 +1,12 @@
 //! What is compared: a system that forwards between two nodes, at a scale, and the word it has on the command line and in reports.
 //!
 //! ```text
-//! [<build>-]<system>[-steered][-<services>][@<scale>]
+//! [<build>-]<system>[-steered][-direct][-<services>][@<scale>]
 //!
 //! tc                 our agent, receiving in TC             flannel           the kernel's vxlan as flannel sets it up
 //! xdp                the same, receiving in XDP             flannel-5000      with its rules and kube-proxy's for 5,000 services
 //! tc-5000            with kube-proxy's rules                routes            kernel routes and veths, no encapsulation
+//! tc-direct          without a tunnel (backend host-gw)
 //! old-tc             of the build named `old`               none              pods on the underlay
 //! tc@5000            with 5,000 nodes and 1,000 pods        tc@5000x1         with 5,000 nodes and one pod
 //! ```
@@ -26,6 +27,8 @@ pub enum System {
         services: Option<u32>,
         /// Each flow a pod sends stays on one CPU.
         steered: bool,
+        /// The nodes send each other packets as they are: backend host-gw.
+        direct: bool,
     },
     /// The kernel's vxlan, a bridge, routes and FDB entries as flannel sets them up; with flannel's rules and kube-proxy's.
     Flannel {
@@ -75,7 +78,7 @@ impl ContenderId {
     /// Our agent of this build in a small cluster, with no rules beside it.
     #[must_use]
     pub const fn ours(receive_mode: ReceiveMode) -> Self {
-        Self::new(System::Ours { receive_mode, services: None, steered: false })
+        Self::new(System::Ours { receive_mode, services: None, steered: false, direct: false })
     }
 
     /// The same at another scale.
@@ -88,13 +91,14 @@ impl ContenderId {
     /// Whether packets between the nodes are encapsulated.
     #[must_use]
     pub const fn is_tunnel(&self) -> bool {
-        matches!(self.system, System::Ours { .. } | System::Flannel { .. })
+        matches!(self.system, System::Ours { direct: false, .. } | System::Flannel { .. })
     }
 
     /// A name for a column or a chart.
     #[must_use]
     pub fn title(&self) -> String {
         let mut title = match self.system {
+            System::Ours { receive_mode, direct: true, .. } => format!("direct, {}", receive_mode.name()),
             System::Ours { receive_mode, steered: false, .. } => format!("overlay, {}", receive_mode.name()),
             System::Ours { receive_mode, steered: true, .. } => format!("overlay, {}, steered", receive_mode.name()),
             System::Flannel { .. } => "kernel vxlan (flannel)".to_owned(),
@@ -117,6 +121,9 @@ impl ContenderId {
     #[must_use]
     pub fn what(&self) -> &'static str {
         match self.system {
+            System::Ours { direct: true, .. } => {
+                "our agent and its programs with backend host-gw: no tunnel, source checks and counters on"
+            }
             System::Ours { services: None, steered: true, .. } => "the same, each flow a pod sends kept on one CPU (RPS of its veth)",
             System::Ours { services: None, .. } => "our agent and its programs, source checks and counters on",
             System::Ours { services: Some(_), .. } => "our agent and its programs, kube-proxy's iptables rules beside them",
@@ -142,8 +149,9 @@ impl ContenderId {
 impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, services) = match self {
-            Self::Ours { receive_mode, services, steered } => {
-                write!(f, "{}{}", receive_mode.name(), if *steered { "-steered" } else { "" })?;
+            Self::Ours { receive_mode, services, steered, direct } => {
+                let words = [(*steered, "-steered"), (*direct, "-direct")].map(|(is, word)| if is { word } else { "" });
+                write!(f, "{}{}", receive_mode.name(), words.concat())?;
                 ("", services)
             }
             Self::Flannel { services } => ("flannel", services),
@@ -170,10 +178,11 @@ impl FromStr for System {
             ("routes", None) => Self::Routes,
             ("none", None) => Self::None,
             _ => {
+                let (name, direct) = name.strip_suffix("-direct").map_or((name, false), |name| (name, true));
                 let (name, steered) = name.strip_suffix("-steered").map_or((name, false), |name| (name, true));
                 let receive_mode = forced().find(|mode| mode.name() == name);
                 let receive_mode = receive_mode.with_context(|| format!("there is no contender {text}"))?;
-                Self::Ours { receive_mode, services, steered }
+                Self::Ours { receive_mode, services, steered, direct }
             }
         })
     }
@@ -237,9 +246,23 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read_again() {
-        let names =
-            ["tc", "xdp", "kernel", "tc-5000", "flannel", "flannel-100", "routes", "none", "tc@5000", "xdp-100@7x2", "routes@5000x1"];
-        let of_builds = ["old-tc", "v1.2-rc1-xdp-5000@5000", "a-b-kernel"];
+        let names = [
+            "tc",
+            "xdp",
+            "kernel",
+            "tc-direct",
+            "xdp-redirect-direct",
+            "tc-steered-direct",
+            "tc-5000",
+            "flannel",
+            "flannel-100",
+            "routes",
+            "none",
+            "tc@5000",
+            "xdp-100@7x2",
+            "routes@5000x1",
+        ];
+        let of_builds = ["old-tc", "v1.2-rc1-xdp-5000@5000", "a-b-kernel", "old-xdp-redirect-direct"];
         for name in names.into_iter().chain(of_builds) {
             assert_eq!(name.parse::<ContenderId>().map(|id| id.to_string()).map_err(|error| error.to_string()), Ok(name.to_owned()));
         }

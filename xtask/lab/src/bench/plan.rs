@@ -86,6 +86,15 @@ const SERVICE_GOALS: &[GoalSpec] = &[at_least("rate", "tc-100", "flannel-100", 1
 const SERVICE_CONNECTION_GOALS: &[GoalSpec] =
     &[at_least("rate", "tc-100", "flannel-100", 1.0), at_least("rate", "tc-5000", "flannel-5000", 1.0)];
 
+/// Who sends packets between nodes as they are, and flannel's tunnel to compare with.
+const DIRECT: &[&str] = &["tc-direct", "xdp-redirect-direct", "routes", "flannel", "none"];
+/// The same on the sending side, where the way of receiving does not matter.
+const DIRECT_SEND: &[&str] = &["tc-direct", "routes", "flannel", "none"];
+const DIRECT_RECEIVE_GOALS: &[GoalSpec] =
+    &[at_least("rate", "tc-direct", "routes", 1.5), at_least("rate", "xdp-redirect-direct", "routes", 1.5)];
+const DIRECT_SEND_GOALS: &[GoalSpec] = &[at_least("rate", "tc-direct", "routes", 1.5)];
+const DIRECT_BULK_GOALS: &[GoalSpec] = &[at_least("throughput", "tc-direct", "routes", 1.0)];
+
 /// A row of the standard set.
 const fn row(
     group: &'static str,
@@ -107,6 +116,7 @@ const BULK: &str = "Streams";
 const REQUESTS: &str = "Requests and connections";
 const SCALE: &str = "Large clusters";
 const DISTURBED: &str = "While things change";
+const PLAIN: &str = "Without a tunnel";
 const SERVICES: &str = "Services";
 const PODS: &str = "Pods";
 const AGENT: &str = "The agent";
@@ -207,6 +217,43 @@ pub const ROWS: &[RowSpec] = &[
         Work::Requests(Between::HostAndPod, 16),
         (FEW, &[]),
     ),
+    row(
+        PLAIN,
+        "direct-receive-1",
+        "Receive without a tunnel, 1 flow to 1 pod",
+        Work::Packets(Path::Receive, ONE),
+        (DIRECT, DIRECT_RECEIVE_GOALS),
+    ),
+    row(
+        PLAIN,
+        "direct-receive-1000",
+        "Receive without a tunnel, 1,000 flows",
+        Work::Packets(Path::Receive, FLOWS),
+        (DIRECT, DIRECT_RECEIVE_GOALS),
+    ),
+    row(PLAIN, "direct-send-1", "Send without a tunnel, 1 flow", Work::Packets(Path::Send, ONE), (DIRECT_SEND, DIRECT_SEND_GOALS)),
+    row(
+        PLAIN,
+        "direct-send-1000",
+        "Send without a tunnel, 1,000 flows",
+        Work::Packets(Path::Send, FLOWS),
+        (DIRECT_SEND, DIRECT_SEND_GOALS),
+    ),
+    row(
+        PLAIN,
+        "direct-tcp-super-1",
+        "TCP without a tunnel, 1 stream, super-packets",
+        Work::Bulk(Between::Pods, Wire::SuperPackets, 1),
+        (DIRECT_SEND, DIRECT_BULK_GOALS),
+    ),
+    row(
+        PLAIN,
+        "direct-tcp-mtu-1",
+        "TCP without a tunnel, 1 stream, MTU-sized",
+        Work::Bulk(Between::Pods, Wire::MtuSized, 1),
+        (DIRECT_SEND, DIRECT_BULK_GOALS),
+    ),
+    row(PLAIN, "direct-requests-16", "Requests without a tunnel, 16 connections", Work::Requests(Between::Pods, 16), (DIRECT_SEND, &[])),
     row(SERVICES, "service-packets", "Send to a Service, 1,000 flows", Work::Packets(Path::Service, FLOWS), (PROXIED, SERVICE_GOALS)),
     row(SERVICES, "service-answers", "Answers of a Service, 1,000 flows", Work::Packets(Path::Answers, FLOWS), (PROXIED, SERVICE_GOALS)),
     row(

@@ -7,6 +7,7 @@ use crate::check::end;
 use crate::harness::{Group, note};
 use crate::service_rules::{Proxy, VIP};
 use anyhow::{Context as _, bail, ensure};
+use overlay_agent::backend::Backend;
 use overlay_lab::agent::ReceiveMode;
 use overlay_lab::lab::{Lab, LabConfig};
 use overlay_lab::netns::Ns;
@@ -89,6 +90,21 @@ fn group(receive_mode: ReceiveMode, proxy: Proxy) -> Group {
             all_of(lab, CLIENT, target, &BACKENDS, |backend| [if backend == CLIENT { node(lab) } else { own }].into())
         })
         .case("a client keeps its backend where the service promises so", move |lab| affinity(lab, proxy))
+        .case("the same where nodes send each other packets as they are", move |lab| without_tunnel(lab, proxy))
+}
+
+/// Strict about reverse paths, as every group about that is.
+fn without_tunnel(lab: &mut Lab, proxy: Proxy) -> anyhow::Result<()> {
+    crate::direct::change_all(lab, Backend::Direct)?;
+    publish(lab, proxy, false)?;
+    let own = end(lab, CLIENT)?.address;
+    all_of(lab, CLIENT, SocketAddrV4::new(VIP, PORT), &BACKENDS, |backend| [if backend == CLIENT { node(lab) } else { own }].into())?;
+    let (node, gateway) = (node(lab), lab.nodes[0].gateway());
+    all_of(lab, "node-1", SocketAddrV4::new(VIP, PORT), &BACKENDS, |_| [node, gateway].into())?;
+    for client in ["outside", "node-2-pod-2"] {
+        all_of(lab, client, SocketAddrV4::new(node, CLUSTER_PORT), &BACKENDS, |_| [node, gateway].into())?;
+    }
+    crate::direct::change_all(lab, Backend::Vxlan)
 }
 
 fn node(lab: &Lab) -> Ipv4Addr {

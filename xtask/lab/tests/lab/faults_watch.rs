@@ -36,8 +36,7 @@ impl Guard {
                 let mut missing = BTreeSet::new();
                 while !done.load(Ordering::Relaxed) {
                     for (name, tables, others) in &looks {
-                        let found: BTreeSet<Ipv4Net> =
-                            tables.subnets().with_context(|| name.clone())?.into_iter().map(|(net, _)| net).collect();
+                        let found: BTreeSet<Ipv4Net> = tables.subnets().with_context(|| name.clone())?.into_keys().collect();
                         missing.extend(others.iter().filter(|net| !found.contains(net)).map(|net| format!("{net} on {name}")));
                     }
                     thread::sleep(PAUSE);

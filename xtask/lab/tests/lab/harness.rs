@@ -1,7 +1,7 @@
 //! Groups of cases that share a lab. A failed case tells what the agents logged and which counters moved, and the next case gets a new lab.
 
 use anyhow::Context as _;
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use overlay_lab::lab::{Lab, LabConfig};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ pub(crate) struct Group {
     name: String,
     config: LabConfig,
     cases: Vec<(&'static str, Check)>,
+    skip: Option<String>,
 }
 
 /// The lab of the group whose turn it is.
@@ -26,7 +27,7 @@ static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 impl Group {
     /// A group of that name, its lab as `config` says.
     pub(crate) fn new(name: impl Into<String>, config: LabConfig) -> Self {
-        Self { name: name.into(), config, cases: Vec::new() }
+        Self { name: name.into(), config, cases: Vec::new(), skip: None }
     }
 
     /// Adds a case. `sentence` says what must hold.
@@ -35,12 +36,21 @@ impl Group {
         self
     }
 
+    /// Skips every case, each by its name, for that reason.
+    pub(crate) fn skipped_for(mut self, reason: Option<String>) -> Self {
+        self.skip = reason;
+        self
+    }
+
     /// The cases for the test runner.
     pub(crate) fn into_trials(self) -> Vec<Trial> {
         let (group, config): (Arc<str>, LabConfig) = (self.name.into(), self.config);
         let trial = |(sentence, check): (&'static str, Check)| {
-            let group = Arc::clone(&group);
-            Trial::test(format!("{group}: {sentence}"), move || run(&group, &config, check))
+            let (group, skip) = (Arc::clone(&group), self.skip.clone());
+            Trial::ignorable_test(format!("{group}: {sentence}"), move || match skip {
+                Some(reason) => Ok(Completion::ignored_with(reason)),
+                None => run(&group, &config, check).map(|()| Completion::Completed),
+            })
         };
         self.cases.into_iter().map(trial).collect()
     }

@@ -3,19 +3,17 @@
 
 use crate::check::{self, end, eventually};
 use crate::harness::{Group, note};
+use crate::kubernetes_server::Server;
 use anyhow::{Context as _, ensure};
 use ipnet::Ipv4Net;
 use overlay_agent::datapath::{PinDir, Tables};
-use overlay_lab::api_server::ApiServer;
+use overlay_lab::api_server::real;
 use overlay_lab::lab::{Lab, LabConfig};
 use overlay_lab::node::{Node, pod_cidr};
 use overlay_lab::nodes::NodeEntry;
 use overlay_lab::probe::flood::Flood;
-use overlay_lab::sandbox;
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,46 +27,51 @@ const RATE: u32 = 1000;
 /// The server and what it should say.
 #[derive(Debug)]
 struct Cluster {
-    server: ApiServer,
+    server: Server,
     entries: Vec<NodeEntry>,
 }
 
 type Story = fn(&mut Lab, &mut Cluster) -> anyhow::Result<()>;
 
 pub(crate) fn groups() -> Vec<Group> {
-    let config = LabConfig { nodes: 3, ..LabConfig::default() };
-    let cluster: Arc<Mutex<Option<Cluster>>> = Arc::default();
-    let stories: [(&'static str, Story); 6] = [
+    let stories: [(&'static str, Story); 5] = [
         ("agents take the nodes from the API server", followed),
         ("a node joins, talks, and leaves", joined),
         ("nodes that get and change address and podCIDR are known as they are", changed),
         ("the second node with a podCIDR waits until the first has left", duplicate),
         ("nothing is lost while the API server is away, and what changed meanwhile is seen", away),
-        ("a watch that is too old is begun anew, and nodes deleted unseen are forgotten", too_old),
     ];
-    let group = Group::new("nodes from the Kubernetes API", config);
-    vec![stories.into_iter().fold(group, |group, (sentence, story)| {
+    let forgetful: (&'static str, Story) = ("a watch that is too old is begun anew, and nodes deleted unseen are forgotten", too_old);
+    let development = group("nodes from the Kubernetes API", stories.into_iter().chain([forgetful]), Server::development);
+    let real = group("nodes from a real kube-apiserver", stories, Server::real).skipped_for(real::assets().err());
+    vec![development, real]
+}
+
+/// The stories on a server of that kind.
+fn group(name: &'static str, stories: impl IntoIterator<Item = (&'static str, Story)>, start: fn(&Lab) -> anyhow::Result<Server>) -> Group {
+    let cluster: Arc<Mutex<Option<Cluster>>> = Arc::default();
+    let group = Group::new(name, LabConfig { nodes: 3, ..LabConfig::default() });
+    stories.into_iter().fold(group, |group, (sentence, story)| {
         let cluster = Arc::clone(&cluster);
         group.case(sentence, move |lab| {
             let mut cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
             // A new lab, as at the start and after a failure, has agents that follow the file.
             if lab.nodes[0].config.nodes_file.is_some() || cluster.is_none() {
                 *cluster = None;
-                *cluster = Some(Cluster::create(lab)?);
+                *cluster = Some(Cluster::create(lab, start(lab)?)?);
             }
             story(lab, cluster.as_mut().context("there is no cluster")?)
         })
-    })]
+    })
 }
 
 impl Cluster {
-    /// Starts a server that knows the lab's nodes, and has the agents follow it.
-    fn create(lab: &mut Lab) -> anyhow::Result<Self> {
-        let cluster = Self { server: ApiServer::start(&lab.underlay.router, lab.underlay.place(1).router)?, entries: Vec::new() };
-        let mut cluster = lab.nodes.iter().map(Node::entry).fold(cluster, |mut cluster, entry| {
-            cluster.put(entry);
-            cluster
-        });
+    /// Tells a server of the lab's nodes, and has the agents follow it.
+    fn create(lab: &mut Lab, server: Server) -> anyhow::Result<Self> {
+        let mut cluster = Self { server, entries: Vec::new() };
+        for entry in lab.nodes.iter().map(Node::entry) {
+            cluster.put(entry)?;
+        }
         for node in &mut lab.nodes {
             node.stop_agent()?;
             cluster.adopt(node)?;
@@ -81,18 +84,16 @@ impl Cluster {
 
     /// Starts a node's agent with this server as its source.
     fn adopt(&mut self, node: &mut Node) -> anyhow::Result<()> {
-        let kubeconfig = Path::new(sandbox::ROOT).join("kubeconfig");
-        fs::write(&kubeconfig, KUBECONFIG).with_context(|| format!("write {}", kubeconfig.display()))?;
-        node.config.nodes_file = None;
-        node.config.extra = vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string(), "--api-server".to_owned(), self.server.url()];
+        self.server.aim(&mut node.config)?;
         node.spawn_agent()
     }
 
     /// Adds or changes a node.
-    fn put(&mut self, entry: NodeEntry) {
-        self.server.put(&entry);
+    fn put(&mut self, entry: NodeEntry) -> anyhow::Result<()> {
+        self.server.put(&entry)?;
         self.entries.retain(|known| known.name != entry.name);
         self.entries.push(entry);
+        Ok(())
     }
 
     fn delete(&mut self, name: &str) -> anyhow::Result<()> {
@@ -115,26 +116,6 @@ impl Cluster {
         })
     }
 }
-
-/// As kubeadm leaves it on a node, with an address that cannot be reached: `--api-server` replaces it.
-const KUBECONFIG: &str = "\
-apiVersion: v1
-kind: Config
-clusters:
-- name: default
-  cluster:
-    server: https://192.0.2.1:6443
-contexts:
-- name: default
-  context:
-    cluster: default
-    user: default
-current-context: default
-users:
-- name: default
-  user:
-    token: abc123
-";
 
 fn every_pod_reaches_every_other(lab: &Lab) -> anyhow::Result<()> {
     let pods = lab.pods();
@@ -159,7 +140,7 @@ fn followed(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
 fn joined(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
     let place = lab.underlay.place(4);
     let mut node = Node::create(&lab.underlay, place, 4, lab.nodes_file.path(), lab.nodes[0].config.receive_mode)?;
-    cluster.put(node.entry());
+    cluster.put(node.entry())?;
     cluster.adopt(&mut node)?;
     node.wait_ready()?;
     node.add_pod()?;
@@ -187,7 +168,7 @@ fn changed(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
         ("without an address", NodeEntry { address: None, ..whole.clone() }),
     ];
     for (what, entry) in steps {
-        cluster.put(entry);
+        cluster.put(entry)?;
         let start = Instant::now();
         cluster.settled(lab).with_context(|| format!("node-20 {what}"))?;
         note(format!("Kubernetes API: node-20 {what}: in the maps of three nodes after {:.0?}", start.elapsed()));
@@ -205,9 +186,9 @@ fn changed(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
 fn duplicate(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
     let first = absent(21);
     let second = NodeEntry { created: "2026-11-20T08:00:00Z".to_owned(), pod_cidr: first.pod_cidr.clone(), ..absent(22) };
-    cluster.put(first.clone());
+    cluster.put(first.clone())?;
     cluster.settled(lab)?;
-    cluster.server.put(&second);
+    cluster.server.put(&second)?;
     eventually(PATIENCE, || {
         for node in &lab.nodes {
             let rejected = node.status()?["rejected"].clone();
@@ -253,7 +234,7 @@ fn gone_and_back(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<(Durati
     node.spawn_agent()?;
     thread::sleep(Duration::from_secs(1));
     cluster.settled(lab).context("while the server is away")?;
-    cluster.put(absent(23));
+    cluster.put(absent(23))?;
     cluster.server.resume()?;
     let start = Instant::now();
     cluster.settled(lab)?;
@@ -272,17 +253,17 @@ fn gone_and_back(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<(Durati
 }
 
 fn too_old(lab: &mut Lab, cluster: &mut Cluster) -> anyhow::Result<()> {
-    cluster.put(absent(24));
+    cluster.put(absent(24))?;
     cluster.settled(lab)?;
     cluster.server.stop()?;
     cluster.delete("node-24")?;
-    cluster.put(absent(25));
-    cluster.server.forget_history();
+    cluster.put(absent(25))?;
+    cluster.server.forget_history()?;
     cluster.server.resume()?;
     cluster.settled(lab).context("changed while nobody watched")?;
     // And under a watch that goes on.
-    cluster.server.forget_history();
-    cluster.put(absent(26));
+    cluster.server.forget_history()?;
+    cluster.put(absent(26))?;
     cluster.settled(lab)?;
     for number in [25, 26] {
         cluster.delete(&format!("node-{number}"))?;

@@ -5,24 +5,18 @@
 
 use crate::check::{end, eventually};
 use crate::harness::{Group, counters, note};
+use crate::outage::{PATIENCE, RATE, arrive, outage};
 use anyhow::{Context as _, ensure};
 use overlay_agent::datapath::{PinDir, Tables};
 use overlay_lab::agent::ReceiveMode;
 use overlay_lab::capture::Capture;
-use overlay_lab::lab::{Endpoint, Lab, LabConfig};
+use overlay_lab::lab::{Lab, LabConfig};
 use overlay_lab::netns::Ns;
 use overlay_lab::node::Node;
 use overlay_lab::probe::flood::Flood;
-use overlay_lab::probe::pattern;
 use overlay_lab::underlay::{Kind, Underlay};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// The longest anything here may take: generous, as times are measured and not asserted.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Datagrams per second of a flood.
-const RATE: u32 = 1000;
 
 pub(crate) fn groups() -> Vec<Group> {
     let flat = LabConfig { receive_mode: ReceiveMode::Tc, nodes: 3, ..LabConfig::default() };
@@ -57,23 +51,6 @@ impl Announce {
     fn set(self, ns: &Ns, interface: &str) -> anyhow::Result<()> {
         ns.set_sysctl(&format!("net.ipv4.conf.{interface}.arp_notify"), if self == Self::Told { "1" } else { "0" })
     }
-}
-
-/// Sends `count` datagrams at once, each once, and waits until all are there; how long that took.
-fn arrive(from: &Endpoint<'_>, to: &Endpoint<'_>, count: usize, patience: Duration) -> anyhow::Result<Duration> {
-    let server = to.ns.udp(to.address, 0)?;
-    let client = from.ns.udp(from.address, 0)?;
-    let start = Instant::now();
-    for number in 0..count {
-        client.send_to(pattern::slice(number as u64, 64), server.local_addr()?).context("send")?;
-    }
-    let mut buffer = [0; 100];
-    for received in 0..count {
-        let left = patience.saturating_sub(start.elapsed()).max(Duration::from_millis(1));
-        server.set_read_timeout(Some(left))?;
-        server.recv(&mut buffer).with_context(|| format!("{received} of {count} datagrams arrived"))?;
-    }
-    Ok(start.elapsed())
 }
 
 /// Runs `action` and records meanwhile what `node` sends to the MAC of nobody: there must be nothing.
@@ -160,28 +137,6 @@ fn joined(lab: &mut Lab) -> anyhow::Result<()> {
     lab.underlay.route_pods(lab.nodes[2].pod_cidr, peer)
 }
 
-/// Does something under a flood from node-1 to node-2 and one the other way, and waits until both pods reach each other again.
-fn outage(lab: &Lab, what: &str, action: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let (one, other) = (end(lab, "node-1-pod-1")?, end(lab, "node-2-pod-1")?);
-    let there = Flood::start(one.ns, one.address, other.ns, other.address, RATE)?;
-    let back = Flood::start(other.ns, other.address, one.ns, one.address, RATE)?;
-    thread::sleep(Duration::from_millis(200));
-    let result = action().and_then(|()| {
-        // The reaction may take a moment to begin: what works meanwhile may be what is about to fail.
-        thread::sleep(Duration::from_millis(400));
-        eventually(PATIENCE, || {
-            arrive(&one, &other, 1, Duration::from_millis(100))?;
-            arrive(&other, &one, 1, Duration::from_millis(100)).map(drop)
-        })
-    });
-    thread::sleep(Duration::from_millis(200));
-    let reports = (there.stop()?, back.stop()?);
-    result.with_context(|| what.to_owned())?;
-    let rung = lab.nodes[0].config.receive_mode.name();
-    note(format!("{what}, received by {rung}: there: {}; back: {}", reports.0, reports.1));
-    Ok(())
-}
-
 /// Gives an interface a MAC it never had.
 fn new_mac(ns: &Ns, interface: &str) -> anyhow::Result<()> {
     let mac = ns.mac(interface)?;
@@ -192,9 +147,8 @@ fn new_mac(ns: &Ns, interface: &str) -> anyhow::Result<()> {
 }
 
 fn peer_moves(lab: &mut Lab, announce: Announce) -> anyhow::Result<()> {
-    let peer = &lab.nodes[1].ns;
-    announce.set(peer, "eth0")?;
-    outage(lab, &format!("the peer's MAC changes ({announce:?})"), || new_mac(peer, "eth0"))
+    announce.set(&lab.nodes[1].ns, "eth0")?;
+    outage(lab, &format!("the peer's MAC changes ({announce:?})"), |lab| new_mac(&lab.nodes[1].ns, "eth0")).map(drop)
 }
 
 /// Lets the kernel doubt what it knows of its neighbours after a second, not after half a minute.
@@ -255,7 +209,6 @@ fn down(lab: &mut Lab) -> anyhow::Result<()> {
 }
 
 fn router_moves(lab: &mut Lab, announce: Announce) -> anyhow::Result<()> {
-    let router = &lab.underlay.router;
-    announce.set(router, "br0")?;
-    outage(lab, &format!("the router's MAC changes ({announce:?})"), || new_mac(router, "br0"))
+    announce.set(&lab.underlay.router, "br0")?;
+    outage(lab, &format!("the router's MAC changes ({announce:?})"), |lab| new_mac(&lab.underlay.router, "br0")).map(drop)
 }

@@ -38,10 +38,18 @@ pub(crate) enum Expect {
     ToPod(Vec<u8>),
     /// From the tunnel: exactly these IP bytes go to the host's stack, as arrived on the overlay device.
     ToHost(Vec<u8>),
+    /// From a neighbour without a tunnel: exactly this frame goes to the pod.
+    DirectToPod(Vec<u8>),
+    /// From a neighbour without a tunnel: to the host's stack, with exactly these IP bytes.
+    DirectToHost(Vec<u8>),
+    /// From a neighbour without a tunnel: dropped, and this reason alone is counted.
+    DirectDrop(DropReason),
     /// From a pod: on to the stack as it came, counted as this flow.
     ToStack(Flow),
     /// From a pod: exactly this frame is sent to another link, counted as this flow.
     Sent(Flow, Vec<u8>),
+    /// As [`Expect::Sent`] to the underlay, but the kernel's neighbour table writes the Ethernet header; counted as `neigh_encap` too.
+    SentByNeighbour(Flow, Vec<u8>),
     /// Exactly this packet is sent to the underlay, counted as this flow. Its UDP source port is the program's choice within 49152–65535.
     Encap(Flow, Box<Tunnel>),
     /// As [`Expect::Encap`], but the kernel's neighbour table writes the outer Ethernet header; counted as `neigh_encap` too.
@@ -117,6 +125,20 @@ pub(crate) fn check(program: Program, case: &Case, ran: &Ran) -> Result<()> {
     let delivered = if xdp { XDP_PASS } else { TC_REDIRECT };
     // Or XDP does both too, for a pod whose veth takes its frames: in this world the first pod's.
     let straight = |frame: &[u8]| ran.receive_mode == receive::XDP_REDIRECT && frame[..6] == world::POD.mac;
+    // Without a tunnel XDP has nothing to do but to send frames straight into pods; TC meets the rest.
+    let left_to_tc = xdp
+        && match &case.expect {
+            Expect::DirectToPod(frame) => !straight(frame),
+            Expect::DirectToHost(_) => true,
+            Expect::DirectDrop(_) => ran.receive_mode != receive::XDP_REDIRECT,
+            _ => false,
+        };
+    if left_to_tc {
+        expect_verdict(ran, pass)?;
+        ensure!(ran.moved.nothing() && ran.meta.is_empty(), "XDP must leave it to TC: {}", ran.moved);
+        return expect_frame(&ran.frame, &case.packet);
+    }
+    let direct = if xdp { Flow::XdpDirect } else { Flow::TcDirect };
     let decap = if xdp { Flow::XdpDecap } else { Flow::TcDecap };
     match &case.expect {
         Expect::NotOurs => {
@@ -125,7 +147,19 @@ pub(crate) fn check(program: Program, case: &Case, ran: &Ran) -> Result<()> {
             ensure!(ran.meta.is_empty(), "must carry no metadata");
             expect_frame(&ran.frame, &case.packet)
         }
-        Expect::Drop(reason) => {
+        Expect::DirectToPod(frame) => {
+            expect_flows(ran, &[Flow::DeliverPod, direct], frame.len())?;
+            expect_verdict(ran, if xdp { XDP_REDIRECT } else { TC_REDIRECT })?;
+            expect_frame(&ran.frame, frame)
+        }
+        Expect::DirectToHost(ip) => {
+            expect_flows(ran, &[Flow::DeliverHost, direct], ip.len() + 14)?;
+            // No route of this world leads back out of the NIC.
+            expect_verdict(ran, TC_REDIRECT)?;
+            ensure!(ran.frame[..6] == world::A_VTEP, "destination MAC must be the overlay device's:\n{}", hex(&ran.frame));
+            expect_frame(&ran.frame[14..], ip)
+        }
+        Expect::Drop(reason) | Expect::DirectDrop(reason) => {
             ensure!(
                 ran.moved.flows.is_empty() && ran.moved.drops == [(*reason, 1)],
                 "must count one drop {}: {}",
@@ -157,6 +191,11 @@ pub(crate) fn check(program: Program, case: &Case, ran: &Ran) -> Result<()> {
             expect_flows(ran, &[*flow], case.packet.len())?;
             expect_verdict(ran, TC_REDIRECT)?;
             expect_frame(&ran.frame, frame)
+        }
+        Expect::SentByNeighbour(flow, frame) => {
+            expect_flows(ran, &[Flow::NeighbourEncap, *flow], case.packet.len())?;
+            expect_verdict(ran, TC_REDIRECT)?;
+            expect_frame(&ran.frame[12..], &frame[12..])
         }
         Expect::Encap(flow, tunnel) => {
             expect_flows(ran, &[*flow], 14 + tunnel.inner.len())?;

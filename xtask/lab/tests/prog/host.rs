@@ -6,7 +6,8 @@ use overlay_common::reason::DropReason::NoNode;
 use crate::case::{Case, Expect};
 use crate::packet::{Addr, Eth, Ipv4, pattern, protocol};
 use crate::world::{
-    A_GATEWAY, A_VTEP, B, B_GATEWAY, B_MAC, B_POD, B_VTEP, C, C_POD, C_VTEP, D, D_POD, E_POD, F_POD, MTU, POD, ROUTER_MAC, encapsulated,
+    A_GATEWAY, A_MAC, A_VTEP, B, B_GATEWAY, B_MAC, B_POD, B_VTEP, C, C_POD, C_VTEP, D, D_POD, E_POD, F_POD, G_MAC, G_POD, H_POD, MTU, POD,
+    ROUTER_MAC, encapsulated,
 };
 
 /// Cases of `from_host`.
@@ -27,6 +28,11 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.push(case("host to a pod behind a router", &to(C_POD), Expect::Encap(Flow::HostEncap, Box::new(c))));
     let d = encapsulated(&to(D_POD), D, [0x0e, 0x4f, 192, 168, 50, 4], [0; 6]);
     cases.push(case("host to a node whose MAC is not known yet", &to(D_POD), Expect::EncapByNeighbour(Flow::HostEncap, Box::new(d))));
+    let direct = |ip: &Ipv4, mac| Eth::ipv4(mac, A_MAC).frame(&ip.bytes());
+    let sent = Expect::Sent(Flow::HostDirect, direct(&to(G_POD), G_MAC));
+    cases.push(case("host to a pod of a neighbour without a tunnel", &to(G_POD), sent));
+    let sent = Expect::SentByNeighbour(Flow::HostDirect, direct(&to(H_POD), [0; 6]));
+    cases.push(case("host to such a neighbour whose MAC is not known yet", &to(H_POD), sent));
     for (name, dst) in
         [("a subnet whose node is gone", E_POD), ("a node reached by a way not known", F_POD), ("a network no node has", stranger())]
     {

@@ -20,6 +20,8 @@ use crate::world::{self, A_VTEP, OVERLAY_IFINDEX, PORT};
 
 /// MAC of node D, which is in the kernel's neighbour table only.
 const D_MAC: Mac = [0x02, 0xdd, 0, 0, 0, 0x04];
+/// MAC of node H, the same.
+const H_MAC: Mac = [0x02, 0x77, 0, 0, 0, 0x08];
 
 /// Which programs a packet meets.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,8 +104,10 @@ pub(crate) fn connect(here: &Namespace, far: &Namespace) -> Result<Wire> {
     ip(&["link", "add", "name", "ovl0", "index", &index, "address", &address, "type", "vxlan", "external", "dstport", &port])?;
     ip(&["link", "set", "ovl0", "up"])?;
     ip(&["address", "add", "192.168.50.1/24", "dev", "eth0"])?;
-    // The node whose MAC the agent has not learnt yet: the kernel has.
-    ip(&["neighbour", "add", "192.168.50.4", "lladdr", &mac(D_MAC), "dev", "eth0", "nud", "permanent"])?;
+    // The nodes whose MAC the agent has not learnt yet: the kernel has.
+    for (address, node_mac) in [("192.168.50.4", D_MAC), ("192.168.50.8", H_MAC)] {
+        ip(&["neighbour", "add", address, "lladdr", &mac(node_mac), "dev", "eth0", "nud", "permanent"])?;
+    }
     far.enter()?;
     let far_ends = FarEnds::open("t-");
     // Without NAPI there, the veth takes no XDP frames.
@@ -175,7 +179,16 @@ fn check(rung: Rung, case: &Case, moved: &Moved, arrived: &Arrived) -> Result<()
             // The stack may answer on the underlay.
             nothing_at_pods(arrived)
         }
-        Expect::Drop(reason) => {
+        Expect::DirectToHost(ip) => {
+            counted(&[Flow::DeliverHost, Flow::TcDirect], ip.len() + 14)?;
+            nothing_arrived(arrived)
+        }
+        Expect::DirectToPod(frame) => {
+            let straight = rung == Rung::XdpRedirect && frame[..6] == world::POD.mac;
+            counted(&[Flow::DeliverPod, if straight { Flow::XdpDirect } else { Flow::TcDirect }], frame.len())?;
+            only(pod_end(arrived, frame), arrived, frame)
+        }
+        Expect::Drop(reason) | Expect::DirectDrop(reason) => {
             ensure!(moved.flows.is_empty() && moved.drops == [(*reason, 1)], "must count one drop {}: {moved}", reason.name());
             nothing_arrived(arrived)
         }
@@ -197,6 +210,12 @@ fn check(rung: Rung, case: &Case, moved: &Moved, arrived: &Arrived) -> Result<()
             counted(&[*flow], case.packet.len())?;
             only(pod_end(arrived, frame), arrived, frame)
         }
+        Expect::SentByNeighbour(flow, frame) => {
+            counted(&[Flow::NeighbourEncap, *flow], case.packet.len())?;
+            let mut frame = frame.clone();
+            frame[..6].copy_from_slice(&H_MAC);
+            only(&arrived.underlay, arrived, &frame)
+        }
         Expect::Encap(flow, tunnel) => {
             counted(&[*flow], 14 + tunnel.inner.len())?;
             only_tunnelled(arrived, tunnel)
@@ -208,9 +227,13 @@ fn check(rung: Rung, case: &Case, moved: &Moved, arrived: &Arrived) -> Result<()
     }
 }
 
-/// The far end of the pod that `frame` is addressed to.
+/// The far end that `frame` is addressed to: a pod's, or the underlay's.
 fn pod_end<'a>(arrived: &'a Arrived, frame: &[u8]) -> &'a [Vec<u8>] {
-    if frame[..6] == world::POD2.mac { &arrived.pod2 } else { &arrived.pod }
+    match &frame[..6] {
+        mac if mac == world::POD2.mac => &arrived.pod2,
+        mac if mac == world::POD.mac => &arrived.pod,
+        _ => &arrived.underlay,
+    }
 }
 
 /// `frame` and no other came out of the node, and it came out at `end`.

@@ -1,7 +1,8 @@
 //! The small cluster every row lives in: who has which address, and how the maps say so.
 //!
 //! We are node A. Two pods run here. B is a neighbour on the underlay, C sits behind a router, D's MAC is not resolved yet, E has a subnet
-//! but is not in the table of nodes, F is known but by a way that does not exist.
+//! but is not in the table of nodes, F is known but by a way that does not exist. G and H are neighbours as B and D are, and are sent
+//! packets without a tunnel.
 
 use overlay_common::abi::{Node, Pod, Settings, Subnet, SubnetKey, Veth, reach, receive};
 
@@ -13,6 +14,8 @@ pub(crate) const VNI: u32 = 1;
 pub(crate) const PORT: u16 = 8472;
 /// Largest inner packet on an underlay of 1500 bytes.
 pub(crate) const MTU: usize = 1450;
+/// Largest packet on that underlay without a tunnel.
+pub(crate) const DIRECT_MTU: usize = 1500;
 
 /// ifindex of the overlay device.
 pub(crate) const OVERLAY_IFINDEX: u32 = 20;
@@ -62,6 +65,19 @@ pub(crate) const E_POD: Addr = [10, 244, 5, 50];
 pub(crate) const F: Addr = [192, 168, 50, 6];
 /// A pod on F.
 pub(crate) const F_POD: Addr = [10, 244, 6, 60];
+/// Underlay address of G, a neighbour that is sent packets as they are.
+pub(crate) const G: Addr = [192, 168, 50, 7];
+/// MAC of G's underlay NIC.
+pub(crate) const G_MAC: Mac = [0x02, 0x66, 0, 0, 0, 0x07];
+/// A pod on G.
+pub(crate) const G_POD: Addr = [10, 244, 7, 70];
+/// G's address inside the overlay.
+pub(crate) const G_GATEWAY: Addr = [10, 244, 7, 1];
+/// Underlay address of H, as G, but its MAC is not known yet.
+pub(crate) const H: Addr = [192, 168, 50, 8];
+/// A pod on H.
+pub(crate) const H_POD: Addr = [10, 244, 8, 80];
+
 /// An underlay address no node has.
 pub(crate) const STRANGER: Addr = [192, 168, 50, 99];
 
@@ -110,7 +126,7 @@ pub(crate) fn settings() -> Settings {
 }
 
 /// The peers: third byte of 10.244.x.0/24, and the node that has it. E is one this host has no route to.
-const PEERS: [(u8, Addr); 5] = [(2, B), (3, C), (4, D), (5, E), (6, F)];
+const PEERS: [(u8, Addr); 7] = [(2, B), (3, C), (4, D), (5, E), (6, F), (7, G), (8, H)];
 
 /// `SUBNETS`.
 pub(crate) fn subnets() -> Vec<(SubnetKey, Subnet)> {
@@ -125,16 +141,22 @@ pub(crate) fn subnet(node: Addr) -> Subnet {
         vtep_mac,
         next_hop_mac,
         local_mac: A_MAC,
-        pad: [0; 2],
+        mtu: u16::try_from(MTU).expect("an MTU"),
         source: A,
         next_hop,
         ifindex: UNDERLAY_IFINDEX,
         reach: reach::ENCAP,
+        // Behind a router there is no MAC of the node's own.
+        node_mac: if next_hop == node { next_hop_mac } else { [0; 6] },
+        pad: [0; 2],
     };
+    let direct = |subnet| Subnet { reach: reach::DIRECT, mtu: u16::try_from(DIRECT_MTU).expect("an MTU"), ..subnet };
     match node {
         B => by(B_VTEP, B, B_MAC),
         C => by(C_VTEP, ROUTER, ROUTER_MAC),
         D => by([0x0e, 0x4f, 192, 168, 50, 4], D, [0; 6]),
+        G => direct(by([0x0e, 0x4f, 192, 168, 50, 7], G, G_MAC)),
+        H => direct(by([0x0e, 0x4f, 192, 168, 50, 8], H, [0; 6])),
         F => Subnet { reach: 0xff, ..by([0x0e, 0x4f, 192, 168, 50, 6], F, [0x02, 0xff, 0, 0, 0, 6]) },
         _ => Subnet { reach: reach::NONE, ..by([0; 6], node, [0; 6]) },
     }
@@ -142,8 +164,9 @@ pub(crate) fn subnet(node: Addr) -> Subnet {
 
 /// `NODES`: the peers this host has a route to.
 pub(crate) fn nodes() -> Vec<(Addr, Node)> {
-    let node = |third_byte| Node { pod_net: [10, 244, third_byte, 0], pod_mask: [255, 255, 255, 0] };
-    PEERS.into_iter().filter(|(_, address)| *address != E).map(|(third_byte, address)| (address, node(third_byte))).collect()
+    let node = |third_byte, reach| Node { pod_net: [10, 244, third_byte, 0], pod_mask: [255, 255, 255, 0], reach };
+    let peers = PEERS.into_iter().filter(|(_, address)| *address != E);
+    peers.map(|(third_byte, address)| (address, node(third_byte, subnet(address).reach))).collect()
 }
 
 /// `PODS`.

@@ -193,13 +193,16 @@ impl Bed {
     fn side(&mut self, id: &ContenderId, (number, place): (u8, Place), config: &BedConfig) -> anyhow::Result<Side> {
         let underlay = &self.underlay;
         Ok(match id.system {
-            System::Ours { receive_mode, steered, .. } => {
+            System::Ours { receive_mode, steered, direct, .. } => {
                 let build = id.build.as_ref().map(|name| config.build(name)).transpose()?;
                 let file = cluster_of(&mut self.clusters, id)?;
                 let mut node = Node::create(underlay, place, number, file.path(), receive_mode)?;
                 node.config.binary = build.map(|build| build.agent.clone());
                 node.wirer = build.and_then(|build| build.wirer.clone());
                 node.steer_flows = steered;
+                if direct {
+                    node.config.extra.push("--backend=host-gw".to_owned());
+                }
                 Side::Ours(Box::new(node))
             }
             System::Flannel { .. } => {

@@ -110,7 +110,7 @@ fn arriving(pair: &Pair, mix: Mix) -> anyhow::Result<Frames> {
     let source = pod(&pair.a, 0)?.address;
     let pods = pair.b.pods();
     let pods = &pods[..pods.len().min(mix.pods)];
-    let Some(end) = pair.b.vtep_mac() else {
+    let Some(end) = pair.b.vtep_mac().filter(|_| pair.tunnel) else {
         let datagram = |(index, flow): (usize, u16)| Datagram::of_flow(source, pods[index % pods.len()].address, flow);
         return Ok(Frames::Plain(numbers(mix).map(|number| frames::plain(cable, &datagram(number))).collect()));
     };
