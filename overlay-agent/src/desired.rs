@@ -107,11 +107,12 @@ pub fn desired(inputs: &Inputs<'_>) -> Result<Desired, DesiredError> {
     Ok(desired)
 }
 
-/// Whose MACs have to be known for the sake of `node`: its next hop's, and its own where it is a neighbour. Its route to us may be another
-/// than ours to it, and what it sends as a neighbour is known by its MAC.
-pub fn neighbours(node: Ipv4Addr, next_hop: &NextHop) -> impl Iterator<Item = ManagedNeighbour> {
-    let ifindex = next_hop.ifindex;
-    [next_hop.address].into_iter().chain(next_hop.on_link.then_some(node)).map(move |address| ManagedNeighbour { address, ifindex })
+/// Whom the kernel is asked to keep resolved for a node at `address`.
+pub fn neighbours(address: Ipv4Addr, next_hop: &NextHop) -> impl Iterator<Item = ManagedNeighbour> + use<> {
+    let NextHop { ifindex, on_link, .. } = *next_hop;
+    // Its own route to us may be another than ours to it: what it sends as a neighbour is known by its MAC.
+    let addresses = [Some(next_hop.address), on_link.then_some(address)];
+    addresses.into_iter().flatten().map(move |address| ManagedNeighbour { address, ifindex })
 }
 
 /// The networks that are sent packets as they are.

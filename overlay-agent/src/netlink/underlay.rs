@@ -44,9 +44,12 @@ impl Netlink {
             exits.extend(link.and_then(|link| Some((ifindex, link.mac?))));
         }
         let addresses = self.addresses().await?;
-        let on_link = lookups.iter().filter(|(peer, lookup)| lookup.on_link(*peer, &addresses));
-        let on_link = on_link.map(|(peer, lookup)| ManagedNeighbour { address: *peer, ifindex: lookup.ifindex });
-        let mut places: Vec<ManagedNeighbour> = lookups.iter().map(|(peer, lookup)| lookup.neighbour(*peer)).chain(on_link).collect();
+        // Peers behind a router, thousands of them, are nobody's neighbours: only the router is asked for.
+        let places = lookups.iter().flat_map(|(peer, lookup)| {
+            let [next, node] = lookup.neighbours(*peer);
+            [Some(next), lookup.is_on_link(*peer, &addresses).then_some(node)]
+        });
+        let mut places: Vec<ManagedNeighbour> = places.flatten().collect();
         places.sort_unstable();
         places.dedup();
         let mut neighbours = BTreeMap::new();
@@ -92,14 +95,14 @@ fn question(destination: Ipv4Addr) -> RouteMessage {
 }
 
 impl Lookup {
-    /// Whether `peer` is in a network of the device that leads to it, a router on the way or not.
-    fn on_link(&self, peer: Ipv4Addr, addresses: &[Address]) -> bool {
-        addresses.iter().any(|own| own.ifindex == self.ifindex && own.is_neighbour(peer))
+    /// Who packets to `peer` are handed to, and the peer itself as a neighbour.
+    fn neighbours(&self, peer: Ipv4Addr) -> [ManagedNeighbour; 2] {
+        [self.gateway.unwrap_or(peer), peer].map(|address| ManagedNeighbour { address, ifindex: self.ifindex })
     }
 
-    /// Who packets to `peer` are handed to.
-    fn neighbour(&self, peer: Ipv4Addr) -> ManagedNeighbour {
-        ManagedNeighbour { address: self.gateway.unwrap_or(peer), ifindex: self.ifindex }
+    /// Whether `peer` is in a network of the NIC.
+    fn is_on_link(&self, peer: Ipv4Addr, addresses: &[Address]) -> bool {
+        addresses.iter().any(|own| own.ifindex == self.ifindex && own.is_neighbour(peer))
     }
 }
 
@@ -131,20 +134,18 @@ fn next_hop(
     (exits, addresses): (&HashMap<u32, Mac>, &[Address]),
     neighbours: &BTreeMap<ManagedNeighbour, Neighbour>,
 ) -> Option<NextHop> {
-    let neighbour = lookup.neighbour(peer);
+    let [next, node] = lookup.neighbours(peer);
     let local_mac = *exits.get(&lookup.ifindex)?;
-    let entry = neighbours.get(&neighbour);
-    let on_link = lookup.on_link(peer, addresses);
-    let of_node = on_link.then(|| neighbours.get(&ManagedNeighbour { address: peer, ..neighbour })).flatten();
+    let (entry, of_node) = (neighbours.get(&next), neighbours.get(&node));
     Some(NextHop {
-        address: neighbour.address,
+        address: next.address,
         ifindex: lookup.ifindex,
         local_mac,
         source: lookup.source,
         mac: entry.and_then(|entry| entry.mac),
         state: entry.map_or(NeighbourState::Absent, |entry| entry.state),
         mtu: lookup.mtu,
-        on_link,
+        on_link: lookup.is_on_link(peer, addresses),
         node_mac: of_node.and_then(|entry| entry.mac),
     })
 }

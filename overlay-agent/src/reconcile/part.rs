@@ -48,9 +48,9 @@ impl Part {
     ///
     /// A neighbour serves many nodes: with the part go those the part needs, and those nobody needs any more.
     pub fn cut(&self, held: &mut Observed, next_hops: &BTreeMap<Ipv4Addr, NextHop>) -> Observed {
-        let needed: BTreeSet<ManagedNeighbour> = next_hops.iter().flat_map(|(node, hop)| neighbours(*node, hop)).collect();
-        let of_part = self.addresses.iter().filter_map(|node| next_hops.get_key_value(node));
-        let parts: BTreeSet<ManagedNeighbour> = of_part.flat_map(|(node, hop)| neighbours(*node, hop)).collect();
+        let needed: BTreeSet<ManagedNeighbour> = next_hops.iter().flat_map(|(address, hop)| neighbours(*address, hop)).collect();
+        let parts = self.addresses.iter().filter_map(|address| Some(neighbours(*address, next_hops.get(address)?)));
+        let parts: BTreeSet<ManagedNeighbour> = parts.flatten().collect();
         Observed {
             link: held.link,
             settings: held.settings,

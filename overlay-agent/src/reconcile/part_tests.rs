@@ -19,10 +19,10 @@ fn node(name: &str, number: u8, network: u8) -> ClusterNode {
         name: name.to_owned(),
         address: address(number),
         given_by: AddressOrigin::InternalIp,
-        internal_ip: Some(address(number)),
+        internal_ip: None,
         pod_cidr,
         vtep_mac: Mac::derived_from(address(number)),
-        no_tunnel: number.is_multiple_of(7),
+        no_tunnel: false,
         notice: None,
     }
 }
@@ -47,10 +47,8 @@ fn way(address: Ipv4Addr) -> Option<NextHop> {
         _ => address,
     };
     let (ifindex, local_mac, source) = (2, Mac([2; 6]), Ipv4Addr::new(192, 0, 2, 100));
-    // One of the routers is asked for nodes that are neighbours all the same.
-    let on_link = number % 5 != 1;
-    let (mac, state) = (None, NeighbourState::Incomplete);
-    Some(NextHop { address: hop, ifindex, local_mac, source, mac, state, mtu: None, on_link, node_mac: None })
+    let (mac, mtu, node_mac, state) = (None, None, None, NeighbourState::Incomplete);
+    Some(NextHop { address: hop, ifindex, local_mac, source, mac, state, mtu, on_link: number.is_multiple_of(2), node_mac })
 }
 
 fn underlay(topology: &Topology) -> Underlay {
@@ -60,8 +58,16 @@ fn underlay(topology: &Topology) -> Underlay {
 }
 
 fn aim(topology: &Topology, underlay: &Underlay) -> Desired {
-    let (backend, receive_mode) = (Backend::Direct, abi::receive::TC);
-    let inputs = Inputs { node_name: THIS, backend, vni: 1, port: 8472, mtu: None, receive_mode, topology, underlay };
+    let inputs = Inputs {
+        node_name: THIS,
+        vni: 1,
+        port: 8472,
+        backend: Backend::Direct,
+        mtu: None,
+        receive_mode: abi::receive::TC,
+        topology,
+        underlay,
+    };
     desired(&inputs).expect("this node is in it")
 }
 

@@ -12,11 +12,11 @@ use crate::clock::now;
 use crate::config::Config;
 use crate::datapath::{self, Datapath, DatapathError, Direction, PinDir, Tables};
 use crate::desired::{self, Inputs, desired};
-use crate::firewall::{self, FirewallError};
+use crate::firewall;
 use crate::measure::Record;
 use crate::model::{Action, ClusterNode, Desired, ManagedNeighbour, OVERLAY_DEVICE, Observed, Topology, Underlay, UnderlayDevice};
 use crate::netlink::{Netlink, OwnRoutes, Strays};
-use crate::status::{Pass, Peer, StateDir, Status};
+use crate::status::{Pass, Peer, StateDir, Status, ThisNode};
 use anyhow::{Context as _, Result};
 use ipnet::Ipv4Net;
 use overlay_common::abi::{program, receive as rung};
@@ -57,16 +57,16 @@ pub struct Node<'a> {
     pub(super) pods_replaced: bool,
     /// What the rungs did when they were measured here; asked for when a rung is chosen.
     measured: Option<Record>,
-    firewall: firewall::Keeper,
+    pub(super) firewall: firewall::Keeper,
     /// The host's network as it was last seen.
     underlay: Option<Underlay>,
     kept: Option<Kept>,
-    /// Pod networks that a route may lead to past the overlay device.
-    direct: BTreeSet<Ipv4Net>,
-    /// What was logged of peers that cannot be reached.
-    told: BTreeSet<String>,
     /// Veths that the last pass found without a program: being wired at that moment, or robbed of it.
     pub(super) unattached: BTreeSet<u32>,
+    /// Pod networks that a route may lead to past the overlay device.
+    pub(super) direct: BTreeSet<Ipv4Net>,
+    /// What was logged of peers that cannot be reached.
+    told: BTreeSet<String>,
     /// How many actions all passes carried out.
     actions: u64,
 }
@@ -94,9 +94,9 @@ impl<'a> Node<'a> {
             firewall: firewall::Keeper::default(),
             underlay: None,
             kept: None,
+            unattached: BTreeSet::new(),
             direct: desired::direct_networks(&subnets),
             told: BTreeSet::new(),
-            unattached: BTreeSet::new(),
             actions: 0,
         })
     }
@@ -117,12 +117,11 @@ impl<'a> Node<'a> {
     /// It looks at no less than `look`, and at more if what would have to be known without looking is not.
     pub async fn pass(&mut self, topology: &Arc<Topology>, look: Look, status: &mut Status) -> bool {
         let this = topology.nodes.get(&self.config.node_name);
-        status.set_node(topology);
+        status.node = this.map(ThisNode::from);
         // Taken, not borrowed: what is kept is true until something goes wrong.
         let is_same = |kept: &Kept| this == kept.topology.nodes.get(&self.config.node_name) && !topology.unconfirmed;
         let kept = self.kept.take().filter(|kept| look == Look::Cluster && is_same(kept));
-        let everything = kept.is_none();
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome { everything: kept.is_none(), ..Outcome::default() };
         let held = match (this, kept) {
             (Some(this), Some(kept)) => self.pass_over_changes(this, topology, kept, (status, &mut outcome)).await.map(Some),
             (Some(this), None) => self.pass_over_everything(this, topology, status, &mut outcome).await.map(Some),
@@ -134,31 +133,25 @@ impl<'a> Node<'a> {
             None
         });
         // Whatever kept the rest from being done: pods that talk go on talking to the outside.
-        if everything
+        if outcome.everything
             && let Some(this) = this
-            && let Err(error) = self.keep_firewall(this, status, &mut outcome).await
         {
-            outcome.errors.push(format!("packet filter: {error}"));
+            self.keep_firewall(this, status, &mut outcome).await;
         }
         for error in &outcome.errors {
             warn!(error, "pass incomplete");
         }
         let complete = outcome.errors.is_empty();
-        self.actions += outcome.actions as u64;
         // Before a complete list nothing is removed, so that the kernel may hold more than it should.
         self.kept = held.filter(|_| complete && !topology.unconfirmed).map(|held| Kept { topology: Arc::clone(topology), held });
+        self.actions += outcome.actions as u64;
         status.record_pass(Pass { at: now(), actions: outcome.actions, errors: outcome.errors });
         complete
     }
 
-    /// Puts what is known of the cluster into the status.
+    /// Puts what is known of the cluster into the status, and logs what keeps a peer from being reached, once.
     pub fn tell(&mut self, topology: &Topology, status: &mut Status) {
         status.set_cluster(topology, self.underlay.as_ref());
-        self.tell_problems(status);
-    }
-
-    /// Logs what keeps a peer from being reached, once.
-    fn tell_problems(&mut self, status: &Status) {
         let problems: BTreeSet<String> = status.peers.iter().filter_map(Peer::problem).collect();
         for problem in problems.difference(&self.told) {
             warn!(problem, "a node cannot be reached");
@@ -181,7 +174,8 @@ impl<'a> Node<'a> {
         let device = self.underlay.insert(underlay).device.clone();
         let desired = desired?;
         status.set_underlay(&device, desired.settings.mtu);
-        let direct = self.admit(this, &desired, status, outcome).await;
+        let direct = desired::direct_networks(&desired.subnets);
+        self.let_past(this, &direct, (status, outcome)).await;
         let (observed, strays) = self.observe(&desired).await?;
         let mut actions = plan(&desired, &observed);
         if topology.unconfirmed {
@@ -214,8 +208,14 @@ impl<'a> Node<'a> {
         let observed = part.cut(&mut held, &underlay.next_hops);
         self.underlay = Some(underlay);
         let desired = desired?;
-        self.admit(this, &desired, status, outcome).await;
+        let [before, direct] = [&observed.subnets, &desired.subnets].map(desired::direct_networks);
+        self.let_past(this, &direct, (status, outcome)).await;
         self.carry_out(&plan(&desired, &observed), &observed, outcome).await;
+        // What is not direct any more is translated again.
+        if !before.is_subset(&direct) {
+            self.direct.retain(|network| direct.contains(network) || !before.contains(network));
+            self.keep_firewall(this, status, outcome).await;
+        }
         put_back(&mut held, reached(desired, self.tables.settings()?));
         Ok(held)
     }
@@ -246,19 +246,6 @@ impl<'a> Node<'a> {
         outcome.errors.extend(executor.apply(actions).await);
         outcome.actions += actions.len();
         executor.overlay_ifindex
-    }
-
-    /// Looks at the packet filter and changes what differs.
-    async fn keep_firewall(&mut self, this: &ClusterNode, status: &mut Status, outcome: &mut Outcome) -> Result<(), FirewallError> {
-        let Config { masquerade, port, .. } = self.config;
-        let direct: Vec<_> = self.direct.iter().chain(&self.config.direct).copied().collect();
-        let look = self.firewall.keep(&desired::firewall(this, *masquerade, &direct, *port)).await?;
-        for change in &look.changes {
-            info!(action = %change, "apply");
-        }
-        outcome.actions += look.changes.len();
-        status.set_firewall(*masquerade, look.state);
-        Ok(())
     }
 
     /// Why there is nothing to aim at.
@@ -352,6 +339,8 @@ fn peers(this: &ClusterNode, topology: &Topology) -> Vec<Ipv4Addr> {
 /// What a pass did.
 #[derive(Default)]
 pub(super) struct Outcome {
+    /// Everything was looked at.
+    everything: bool,
     pub(super) actions: usize,
     pub(super) errors: Vec<String>,
 }

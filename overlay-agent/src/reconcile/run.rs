@@ -1,5 +1,6 @@
 //! The loop: wait for a reason to look again, make a pass, tell. A reason says how much has to be looked at, and nothing else.
 
+use super::due::{Due, Reason, Rested};
 use super::own_node::OwnNode;
 use super::pass::{Look, Node};
 use crate::clock::now;
@@ -13,13 +14,12 @@ use crate::netlink::{Events, Netlink, sysctl};
 use crate::serve;
 use crate::status::{Pass, StateDir, Status};
 use anyhow::{Context as _, Result};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-/// How long events of the kernel are gathered before a pass: a burst of them is one reason. News of the cluster waits for nothing.
-const SETTLE: Duration = Duration::from_millis(50);
 /// How often the nodes file is looked at without an event; one `stat`. An event that was missed costs this much.
 const FILE_RECHECK: Duration = Duration::from_secs(2);
 /// Rest after a pass, as a multiple of what it took: with a reason for one at any time, passes take half of a core and no more. On a node
@@ -75,7 +75,7 @@ pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
     let mut told = Told { state_dir, report: serve::start(config.listen, PinDir::new(&config.directories.bpffs)) };
     info!(node = config.node_name, load_ms, "agent started");
 
-    let mut settled = None;
+    let mut settled: Option<Arc<Topology>> = None;
     let mut retry = FIRST_RETRY;
     let mut due = Due { everything: Instant::now(), cluster: None, telling: None };
     let mut rested = Rested { everything: due.everything, cluster: due.everything, telling: due.everything };
@@ -100,7 +100,9 @@ pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
         }
         let begun = Instant::now();
         let Some(look) = due.look(begun) else {
-            told.tell(&source, settled.as_deref(), &mut node, &mut status);
+            status.endpoint_problem = report.problem();
+            tell(&source, (&mut node, settled.as_deref()), &mut status, &mut state_dir);
+            report.told(&status);
             due.telling = None;
             rested.telling = Instant::now() + begun.elapsed() * TELL_REST;
             continue;
@@ -108,12 +110,13 @@ pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
         if events.is_none() {
             events = netlink.events().await.inspect_err(|error| warn!(%error, "cannot subscribe to network events")).ok();
         }
-        told.report.turn_begins();
+        report.turn_begins();
         let topology = source.topology.borrow_and_update().clone();
         let passed = match topology {
             Some(topology) => {
-                let topology = settled.insert(own.settle(topology, &mut status).await);
-                let complete = node.pass(topology, look, &mut status).await && install(runtime.as_mut(), &mut status);
+                let topology = own.settle(topology, &mut status).await;
+                let complete = node.pass(&topology, look, &mut status).await && install(runtime.as_mut(), &mut status);
+                settled = Some(topology);
                 own.publish(complete, &mut status);
                 Some(complete)
             }
@@ -131,82 +134,17 @@ pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
             rested.everything = ended + if complete { took * REST } else { wait.min(LONGEST_REST) };
         }
         rested.cluster = if complete { ended + (took * REST).min(LONGEST_PAUSE) } else { rested.everything };
-        status.source = source.state.borrow().clone();
-        told.report.turn_ended(&status, passed, node.actions(), wait);
+        report.turn_ended(&status, passed, node.actions(), due.everything.saturating_duration_since(ended));
     }
-    told.tell(&source, settled.as_deref(), &mut node, &mut status);
+    tell(&source, (&mut node, settled.as_deref()), &mut status, &mut state_dir);
     info!("agent stopped; the data path keeps running");
     Ok(Ended::Stopped)
 }
 
-/// Why there is something to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    /// Look again.
-    Look(Look),
-    /// Only what the status says changed.
-    Telling,
-}
-
-/// When to do what.
-struct Due {
-    /// A pass over everything: there is always a next one.
-    everything: Instant,
-    /// A pass for news of the cluster.
-    cluster: Option<Instant>,
-    /// Writing the status.
-    telling: Option<Instant>,
-}
-
-/// Before which what is not to be done again.
-struct Rested {
-    everything: Instant,
-    cluster: Instant,
-    telling: Instant,
-}
-
-impl Due {
-    /// Takes in a reason.
-    fn hasten(&mut self, reason: Reason, rested: &Rested) {
-        let now = Instant::now();
-        match reason {
-            Reason::Look(Look::Everything) => self.everything = self.everything.min(rested.everything.max(now + SETTLE)),
-            Reason::Look(Look::Cluster) => self.cluster = self.cluster.or(Some(rested.cluster.max(now))),
-            Reason::Telling => self.telling = self.telling.or(Some(rested.telling.max(now))),
-        }
-    }
-
-    fn next(&self) -> Instant {
-        [self.cluster, self.telling].into_iter().flatten().fold(self.everything, Instant::min)
-    }
-
-    /// The pass to make now; `None`: only the status is due.
-    fn look(&self, now: Instant) -> Option<Look> {
-        let cluster = self.cluster.is_some_and(|due| due <= now);
-        if self.everything <= now { Some(Look::Everything) } else { cluster.then_some(Look::Cluster) }
-    }
-}
-
-/// Who is told how the node is.
-struct Told {
-    state_dir: StateDir,
-    report: serve::Report,
-}
-
-impl Told {
-    /// Writes the status if there is news. `topology`: as the last pass saw it.
-    fn tell(&mut self, source: &Subscription, topology: Option<&Topology>, node: &mut Node<'_>, status: &mut Status) {
-        if let Some(topology) = topology {
-            node.tell(topology, status);
-        }
-        status.source = source.state.borrow().clone();
-        status.endpoint_problem = self.report.problem();
-        if let Err(error) = self.state_dir.write(status) {
-            warn!(%error, "status not written");
-        }
-        self.report.told(status);
-        // It is told after every pass, but not all the time: the moment to tidy up what both have left.
-        heap::trim();
+/// Brings the status up to date and writes it if there is news.
+fn tell(source: &Subscription, (node, settled): (&mut Node<'_>, Option<&Topology>), status: &mut Status, state_dir: &mut StateDir) {
+    if let Some(topology) = settled {
+        node.tell(topology, status);
     }
 }
 
@@ -249,7 +187,9 @@ async fn next_reason(
     };
     let everything = Reason::Look(Look::Everything);
     tokio::select! {
-        () = own.changed() => Ok((everything, "publishing on this node's Node went another way than before".to_owned())),
+        () = own.changed() => {
+            Ok((Reason::Look(Look::Cluster), "publishing on this node's Node went another way than before".to_owned()))
+        }
         () = runtime => Ok((everything, "something changed in the container runtime's directories".to_owned())),
         changed = source.topology.changed() => {
             Ok(changed.map(|()| (Reason::Look(Look::Cluster), "the list of nodes changed".to_owned()))?)

@@ -84,13 +84,9 @@ impl Report {
         });
     }
 
-    /// What the status says now.
+    /// The status was brought up to date without a pass.
     pub fn told(&self, status: &Status) {
-        self.snapshot.send_modify(|snapshot| {
-            snapshot.source = Some(status.source.clone());
-            snapshot.problems = status.problems(true).len();
-            snapshot.nodes = Nodes { known: status.peers.len() + usize::from(status.node.is_some()), rejected: status.rejected.len() };
-        });
+        self.snapshot.send_modify(|snapshot| snapshot.measure(status));
     }
 
     /// Why nothing can be asked, if so.
@@ -114,7 +110,14 @@ impl Snapshot {
         }
     }
 
+    fn measure(&mut self, status: &Status) {
+        self.source = Some(status.source.clone());
+        self.problems = status.problems(true).len();
+        self.nodes = Nodes { known: status.peers.len() + usize::from(status.node.is_some()), rejected: status.rejected.len() };
+    }
+
     fn take_in(&mut self, status: &Status, complete: Option<bool>) {
+        self.measure(status);
         self.passes.made += u64::from(complete.is_some());
         self.passes.failed += u64::from(complete == Some(false));
         if self.missing.is_some() {
