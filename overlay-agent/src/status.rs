@@ -209,14 +209,9 @@ impl Status {
         }
     }
 
-    /// Takes in what the cluster says of this node.
-    pub fn set_node(&mut self, topology: &Topology) {
-        self.node = topology.nodes.get(&self.node_name).map(ThisNode::from);
-    }
-
     /// Takes in what is known of the cluster.
     pub fn set_cluster(&mut self, topology: &Topology, underlay: Option<&Underlay>) {
-        self.set_node(topology);
+        self.node = topology.nodes.get(&self.node_name).map(ThisNode::from);
         self.peers = topology
             .nodes
             .values()

@@ -220,19 +220,6 @@ impl<'a> Node<'a> {
         Ok(held)
     }
 
-    /// Has the packet filter leave alone what will be sent as it is, before the first route leads past the overlay device. Returns those
-    /// networks. What is sent so no more is forgotten once a pass over everything has changed the routes.
-    async fn admit(&mut self, this: &ClusterNode, desired: &Desired, status: &mut Status, outcome: &mut Outcome) -> BTreeSet<Ipv4Net> {
-        let direct = desired::direct_networks(&desired.subnets);
-        if !direct.is_subset(&self.direct) {
-            self.direct.extend(&direct);
-            if let Err(error) = self.keep_firewall(this, status, outcome).await {
-                outcome.errors.push(format!("packet filter: {error}"));
-            }
-        }
-        direct
-    }
-
     /// What the kernel should hold for these nodes.
     fn aim(&self, topology: &Topology, underlay: &Underlay) -> Result<Desired> {
         Ok(desired(&self.inputs(topology, underlay, self.receive_mode(underlay)?))?)

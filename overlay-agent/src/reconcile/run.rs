@@ -49,7 +49,7 @@ pub enum Ended {
 /// # Errors
 /// When the node cannot be taken over: no privileges, no bpffs, another agent. What goes wrong later is reported and tried again.
 pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
-    let state_dir = StateDir::new(config.directories.state_dir.clone());
+    let mut state_dir = StateDir::new(config.directories.state_dir.clone());
     let _lock = state_dir.lock()?;
     let mut stop = Stop::new()?;
     watch.start();
@@ -72,7 +72,7 @@ pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
     for notice in &config.notices {
         warn!(notice, "not done as asked");
     }
-    let mut told = Told { state_dir, report: serve::start(config.listen, PinDir::new(&config.directories.bpffs)) };
+    let report = serve::start(config.listen, PinDir::new(&config.directories.bpffs));
     info!(node = config.node_name, load_ms, "agent started");
 
     let mut settled: Option<Arc<Topology>> = None;
@@ -124,10 +124,10 @@ pub async fn run(config: &Config, watch: &mut Watch) -> Result<Ended> {
         };
         let complete = passed.unwrap_or(true);
         let (ended, took) = (Instant::now(), begun.elapsed());
-        let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
         due.cluster = None;
         due.hasten(Reason::Telling, &rested);
         if look == Look::Everything || !complete {
+            let wait = if complete { config.resync_interval } else { retry.min(config.resync_interval) };
             retry = if complete { FIRST_RETRY } else { (retry * 2).min(config.resync_interval) };
             due.everything = ended + wait;
             // What a pass that fails did itself may be an event: the reason to try again must not be that it was tried.
@@ -146,6 +146,12 @@ fn tell(source: &Subscription, (node, settled): (&mut Node<'_>, Option<&Topology
     if let Some(topology) = settled {
         node.tell(topology, status);
     }
+    status.source = source.state.borrow().clone();
+    if let Err(error) = state_dir.write(status) {
+        warn!(%error, "status not written");
+    }
+    // It is told after every pass, but not all the time: the moment to tidy up what both have left.
+    heap::trim();
 }
 
 /// Gives the container runtime what it needs, after a pass without errors; whether it has it.
