@@ -86,7 +86,13 @@ impl Report {
 
     /// The status was brought up to date without a pass.
     pub fn told(&self, status: &Status) {
-        self.snapshot.send_modify(|snapshot| snapshot.measure(status));
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.measure(status);
+            // Before the first pass it is the source that has the news of what is missing.
+            if snapshot.missing.is_some() && snapshot.passes.made == 0 {
+                snapshot.missing = missing(status, None);
+            }
+        });
     }
 
     /// Why nothing can be asked, if so.
