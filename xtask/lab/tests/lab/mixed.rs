@@ -279,8 +279,10 @@ fn moved(lab: &mut Lab) -> anyhow::Result<()> {
         let (ours, flannels) = (ours.stop()?, flannels.stop()?);
         result?;
         note(format!("mixed cluster, node-2 {what} to {address}: from ours: {ours}; from flannel's: {flannels}"));
-        ensure!(ours.longest_gap < Duration::from_secs(1), "ours: {ours}");
-        ensure!(flannels.longest_gap < Duration::from_secs(1), "flannel's: {flannels}");
+        // The gap itself is printed: on a machine that is busy it is the machine's. Longer than this, nobody told of the new address.
+        for (gap, report) in [(ours.longest_gap, &ours), (flannels.longest_gap, &flannels)] {
+            ensure!(gap < PATIENCE, "{report}");
+        }
     }
     ensure!(lab.nodes[1].address == old, "it did not come back");
     check::all_pods_answer(lab)
