@@ -46,8 +46,10 @@ pub mod program {
     pub const UNDERLAY_TC: &str = "underlay_tc";
     /// TC ingress of the overlay device.
     pub const FROM_OVERLAY: &str = "from_overlay";
+    /// TC egress of the underlay NIC, while nodes are sent packets as they are.
+    pub const TO_UNDERLAY: &str = "to_underlay";
     /// Every program.
-    pub const ALL: [&str; 5] = [FROM_POD, FROM_HOST, UNDERLAY_XDP, UNDERLAY_TC, FROM_OVERLAY];
+    pub const ALL: [&str; 6] = [FROM_POD, FROM_HOST, UNDERLAY_XDP, UNDERLAY_TC, FROM_OVERLAY, TO_UNDERLAY];
 }
 
 /// Most prefixes, and so most nodes, a node can know: thirteen times the largest cluster Kubernetes supports. Entries take memory when they

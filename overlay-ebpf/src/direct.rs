@@ -1,4 +1,5 @@
-//! Into this node without a tunnel: what a neighbouring node forwards as a router does, from its pods to ours.
+//! Without a tunnel. Into this node: what a neighbouring node forwards as a router does, from its pods to ours. Out of it: what the host's
+//! stack sends such a node by the NIC.
 //!
 //! Every node takes such packets whatever way it sends itself, so that nodes can change their way one after the other. Not ours, and left to
 //! the stack: what is not for our pod network, and what is not from another node's.
@@ -8,15 +9,18 @@ use crate::maps;
 use crate::receive::{Accepted, CHECKED_MARK, count_delivery, goes_straight};
 use crate::view::{TcView, XdpView};
 use crate::{PASS, XDP_PASS, XDP_REDIRECT};
+use aya_ebpf::programs::TcContext;
 use overlay_common::abi::{Settings, receive};
 use overlay_common::counters::Flow;
 use overlay_common::packet::Packet;
 use overlay_common::parse::{self, Plain};
 use overlay_common::reason::DropReason;
-use overlay_common::wire::{ETHERNET_LEN, Ipv4Header};
+use overlay_common::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, EthernetHeader, Ipv4Header};
 
 /// Bytes behind the IP header that are looked at: an ICMP error, and the header and the ports of the packet it quotes.
-const QUOTE_LEN: usize = 8 + 20 + 4;
+const QUOTE_LEN: usize = 8 + 20 + PORTS_LEN;
+/// Bytes behind the IP header of a packet whose ports are looked at.
+const PORTS_LEN: usize = 4;
 
 /// Judges the packet, whose destination is in our pod network. `None`: no pod of another node claims to have sent it.
 #[inline(always)]
@@ -80,4 +84,29 @@ pub(crate) fn stripped_to_host(mut view: TcView<'_>, settings: &Settings) -> Res
         return Ok(PASS);
     }
     deliver::redirect_to_host(settings.overlay_ifindex)
+}
+
+/// `to_underlay`: a pod's packet that the stack sends to another node's pod by the NIC is noted, as `from_host` does with those it sends by the
+/// overlay device: the stack's translation may have given it another source port than the one `from_pod` noted, and the answer comes to that
+/// one. Changes and drops nothing.
+///
+/// All that leaves by the NIC passes here, so what is not meant goes first: what our programs forward, and what is not from a pod, tunnel packets
+/// among it.
+#[inline(always)]
+pub(crate) fn note(ctx: &TcContext) {
+    let mut view = TcView(ctx);
+    if view.is_forwarded() {
+        return;
+    }
+    let Some(settings) = maps::settings() else { return };
+    let is_ours = |addr| parse::contains(settings.pod_net, settings.pod_mask, addr) && addr != settings.gateway;
+    match (view.read::<EthernetHeader>(0), view.read::<Ipv4Header>(ETHERNET_LEN)) {
+        (Some(ethernet), Some(header)) if ethernet.ethertype.get() == ETHERTYPE_IPV4 && is_ours(header.source) => {}
+        _ => return,
+    }
+    view.pull_ipv4(ETHERNET_LEN, PORTS_LEN);
+    let Ok(datagram) = parse::ipv4(&view, ETHERNET_LEN, view.len(0)) else { return };
+    if maps::subnet(settings, datagram.header.destination).is_some() {
+        deliver::note_detour(&view, &datagram);
+    }
 }

@@ -66,6 +66,13 @@ fn from_host(ctx: TcContext) -> i32 {
     tc_verdict(&ctx, program::FROM_HOST, host::from_host(&ctx))
 }
 
+/// TC egress of the underlay NIC, while nodes are sent packets as they are.
+#[classifier]
+fn to_underlay(ctx: TcContext) -> i32 {
+    direct::note(&ctx);
+    PASS
+}
+
 /// TC ingress of a pod's host-side veth.
 #[classifier]
 fn from_pod(ctx: TcContext) -> i32 {

@@ -47,6 +47,8 @@ fn forward(mut view: TcView<'_>, subnet: &Subnet, header: &Ipv4Header, sender: S
     let len = view.len(0);
     let ethernet = EthernetHeader { destination: subnet.next_hop_mac, source: subnet.local_mac, ethertype: ETHERTYPE_IPV4.into() };
     view.write(0, ethernet).and_then(|()| view.write(ETHERNET_LEN, *header)).ok_or(DropReason::Helper)?;
+    // From the host it is what `from_host` has noted, from a pod what never met the stack.
+    view.mark_forwarded();
     count::flow(if sender == Sender::Pod { Flow::PodDirect } else { Flow::HostDirect }, len);
     to_next_hop(subnet, len)
 }

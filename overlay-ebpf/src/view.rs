@@ -22,6 +22,9 @@ const LONGEST_IPV4_LEN: usize = 60;
 /// `skb->pkt_type`: addressed to us (`include/uapi/linux/if_packet.h`).
 pub(crate) const PACKET_HOST: u32 = 0;
 
+/// In the control buffer of a packet that a program of ours sends to a neighbour as it is. It lives until the device has the packet.
+const FORWARDED: u32 = 0x6f76_6c32;
+
 /// Reads `T` at `data + offset` if it ends at or before `data_end`.
 #[inline(always)]
 fn read<T: FromBytes + Unaligned + Copy>(data: usize, data_end: usize, offset: usize) -> Option<T> {
@@ -217,6 +220,20 @@ impl TcView<'_> {
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {
         self.skb().mark
+    }
+
+    /// Says to `to_underlay`, on the way to the same packet's device, that a program of ours forwards it.
+    #[inline(always)]
+    pub(crate) fn mark_forwarded(&mut self) {
+        // SAFETY: as for `skb`; the context is not shared while its program runs.
+        unsafe { (*self.0.skb.skb).cb[0] = FORWARDED };
+    }
+
+    /// A program of ours has forwarded the packet, not the stack. For the stack these bytes hold other things of its own; a pod that made them
+    /// look like this would keep its own socket from being noted, and nobody else's.
+    #[inline(always)]
+    pub(crate) fn is_forwarded(&self) -> bool {
+        self.skb().cb[0] == FORWARDED
     }
 
     /// Puts 50 bytes between the Ethernet header and the IP header. The kernel is told what they will be, so that it can segment a

@@ -31,7 +31,9 @@ pub async fn cleanup(directories: &Directories, runtime: Option<&RuntimePlaces>)
     let underlay_ifindex = tables.and_then(|tables| tables.settings().ok()).map(|settings| settings.underlay_ifindex);
     let links = netlink.links().await?;
     for link in links.iter().filter(|link| Some(link.ifindex) == underlay_ifindex) {
-        datapath::detach_filter(&link.name, Direction::Ingress);
+        for direction in [Direction::Ingress, Direction::Egress] {
+            datapath::detach_filter(&link.name, direction);
+        }
     }
     for link in links.into_iter().filter(|link| veths.contains_key(&link.ifindex)) {
         if netlink.delete_pod_veth(&link.name).await? {

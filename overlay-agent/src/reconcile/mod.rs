@@ -6,10 +6,10 @@
 pub mod apply;
 pub mod cleanup;
 mod due;
-mod filter;
 pub mod own_node;
 pub mod part;
 pub mod pass;
+mod past;
 pub mod plan;
 mod pods;
 pub mod receive;

@@ -65,6 +65,8 @@ pub struct Node<'a> {
     pub(super) unattached: BTreeSet<u32>,
     /// Pod networks that a route may lead to past the overlay device.
     pub(super) direct: BTreeSet<Ipv4Net>,
+    /// The NIC whose egress has our program.
+    pub(super) egress: Option<u32>,
     /// What was logged of peers that cannot be reached.
     told: BTreeSet<String>,
     /// How many actions all passes carried out.
@@ -96,6 +98,7 @@ impl<'a> Node<'a> {
             kept: None,
             unattached: BTreeSet::new(),
             direct: desired::direct_networks(&subnets),
+            egress: None,
             told: BTreeSet::new(),
             actions: 0,
         })
@@ -175,7 +178,7 @@ impl<'a> Node<'a> {
         let desired = desired?;
         status.set_underlay(&device, desired.settings.mtu);
         let direct = desired::direct_networks(&desired.subnets);
-        self.let_past(this, &direct, (status, outcome)).await;
+        self.let_past(this, &direct, &device, (status, outcome)).await;
         let (observed, strays) = self.observe(&desired).await?;
         let mut actions = plan(&desired, &observed);
         if topology.unconfirmed {
@@ -206,10 +209,10 @@ impl<'a> Node<'a> {
         underlay.next_hops.extend(self.netlink.next_hops(&peers(this, &part.now)).await?);
         let desired = self.aim(&part.now, &underlay);
         let observed = part.cut(&mut held, &underlay.next_hops);
-        self.underlay = Some(underlay);
+        let device = self.underlay.insert(underlay).device.clone();
         let desired = desired?;
         let [before, direct] = [&observed.subnets, &desired.subnets].map(desired::direct_networks);
-        self.let_past(this, &direct, (status, outcome)).await;
+        self.let_past(this, &direct, &device, (status, outcome)).await;
         self.carry_out(&plan(&desired, &observed), &observed, outcome).await;
         // What is not direct any more is translated again.
         if !before.is_subset(&direct) {
@@ -297,7 +300,9 @@ impl<'a> Node<'a> {
         }
         if !underlay_attached {
             if let Some((old, _)) = self.receive.as_ref().filter(|(old, _)| old.ifindex != device.ifindex) {
-                datapath::detach_filter(&old.name, Direction::Ingress);
+                for direction in [Direction::Ingress, Direction::Egress] {
+                    datapath::detach_filter(&old.name, direction);
+                }
             }
             let measured = self.measured.as_ref().map(|record| &record.measurement);
             let rung = receive::choose(&mut self.datapath, device, self.config.receive_mode, measured)?;

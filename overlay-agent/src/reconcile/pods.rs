@@ -58,13 +58,14 @@ impl Node<'_> {
             self.datapath.replace_on_pods(&named).context("cannot renew the program of a pod")?;
             self.pods_replaced = true;
         }
-        let Some((device, rung)) = &self.receive else { return Ok(named) };
+        let Some((device, rung)) = self.receive.clone() else { return Ok(named) };
         let mut keep: Vec<(&'static str, u32)> = veths.keys().map(|ifindex| (program::FROM_POD, *ifindex)).collect();
         keep.push((program::UNDERLAY_TC, device.ifindex));
         keep.extend([(program::FROM_HOST, overlay_ifindex), (program::FROM_OVERLAY, overlay_ifindex)]);
         if rung::uses_xdp(rung.mode) {
             keep.push((program::UNDERLAY_XDP, device.ifindex));
         }
+        keep.extend(self.egress_link(&device));
         for name in self.datapath.sweep_links(pinned, &keep)? {
             info!(link = name, "link removed: its device or its purpose is gone");
             outcome.actions += 1;

@@ -5,7 +5,8 @@
 
 use crate::check::end;
 use crate::harness::{Group, note};
-use crate::service_rules::{Proxy, VIP};
+use crate::service_rules::{self, Proxy, VIP};
+use crate::services::REMOTE;
 use anyhow::{Context as _, bail, ensure};
 use overlay_agent::backend::Backend;
 use overlay_lab::agent::ReceiveMode;
@@ -91,10 +92,15 @@ fn group(receive_mode: ReceiveMode, proxy: Proxy) -> Group {
         })
         .case("a client keeps its backend where the service promises so", move |lab| affinity(lab, proxy))
         .case("the same where nodes send each other packets as they are", move |lab| without_tunnel(lab, proxy))
+        .case("what is masqueraded loses one packet when the way to its backend changes, and goes on", move |lab| masqueraded(lab, proxy))
 }
 
-/// Strict about reverse paths, as every group about that is.
+/// Strict about reverse paths, as every group about that is. From ports no earlier conversation had: what a node masquerades is forgotten when
+/// its way out changes (`net/netfilter/nf_nat_core.c`, `nf_nat_oif_changed`), and the packet that meets this is lost.
 fn without_tunnel(lab: &mut Lab, proxy: Proxy) -> anyhow::Result<()> {
+    for client in [CLIENT, "node-1", "outside", "node-2-pod-2"] {
+        end(lab, client)?.ns.set_sysctl("net.ipv4.ip_local_port_range", "20000 29999")?;
+    }
     crate::direct::change_all(lab, Backend::Direct)?;
     publish(lab, proxy, false)?;
     let own = end(lab, CLIENT)?.address;
@@ -105,6 +111,27 @@ fn without_tunnel(lab: &mut Lab, proxy: Proxy) -> anyhow::Result<()> {
         all_of(lab, client, SocketAddrV4::new(node, CLUSTER_PORT), &BACKENDS, |_| [node, gateway].into())?;
     }
     crate::direct::change_all(lab, Backend::Vxlan)
+}
+
+/// A conversation from outside with another node's pod, by a node port: its entry in connection tracking names the device it leaves by.
+fn masqueraded(lab: &mut Lab, proxy: Proxy) -> anyhow::Result<()> {
+    const BACKEND: &str = "node-2-pod-1";
+    service_rules::publish(lab, proxy, &[REMOTE], BACKEND_PORT)?;
+    let socket = lab.outside().ns.udp(Ipv4Addr::UNSPECIFIED, 0)?;
+    socket.connect(SocketAddrV4::new(node(lab), REMOTE.node_port()))?;
+    socket.set_read_timeout(Some(FIRST_TRY))?;
+    let lost_until_answered = |lab: &Lab| -> anyhow::Result<usize> {
+        let asked = || (0..3).position(|_| socket.send(b"who?").is_ok() && socket.recv(&mut [0; 100]).is_ok());
+        serving(lab, || asked().context("no answer to three questions"))
+    };
+    ensure!(lost_until_answered(lab)? == 0, "the first packet was lost");
+    for backend in [Backend::Direct, Backend::Vxlan] {
+        crate::direct::change_all(lab, backend)?;
+        let lost = lost_until_answered(lab)?;
+        note(format!("backends by {}, to {}: a masqueraded flow from outside to {BACKEND} lost {lost}", proxy.name(), backend.name()));
+        ensure!(lost <= 1, "{lost} packets were lost");
+    }
+    Ok(())
 }
 
 fn node(lab: &Lab) -> Ipv4Addr {

@@ -7,6 +7,7 @@ use crate::check::{self, end};
 use crate::harness::{Group, counters, note};
 use crate::service_rules::{self, Proxy, Service, VIP};
 use anyhow::{Context as _, ensure};
+use overlay_agent::backend::Backend;
 use overlay_lab::agent::ReceiveMode;
 use overlay_lab::lab::{Endpoint, Lab, LabConfig};
 use overlay_lab::netns::Ns;
@@ -81,6 +82,7 @@ fn group(receive_mode: ReceiveMode, proxy: Proxy) -> Group {
             direct(lab, CLIENT, "node-2-pod-1")?;
             direct(lab, CLIENT, "node-1-pod-2")
         })
+        .case("a service answers a pod whose port the translation has to change", move |lab| same_port(lab, proxy))
         .case("no checksum was wrong", move |lab| check::no_bad_checksum(lab))
 }
 
@@ -148,17 +150,7 @@ impl Talk {
 
 /// With reverse-path checks at their strictest (`rp_filter` 1) a packet must come in where the route to its source leads.
 fn strict(lab: &mut Lab, proxy: Proxy) -> anyhow::Result<()> {
-    let set = |value: &str| lab.nodes.iter().try_for_each(|node| node.ns.set_sysctl("net.ipv4.conf.all.rp_filter", value));
-    // The larger of "all" and the device's own counts (ip-sysctl.rst), and the devices have 2.
-    let devices = |value: &str| -> anyhow::Result<()> {
-        for node in &lab.nodes {
-            for device in ["ovl0", "eth0", "veth1", "veth2"] {
-                node.ns.set_sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), value)?;
-            }
-        }
-        Ok(())
-    };
-    set("1").and_then(|()| devices("1"))?;
+    check_reverse_paths(lab, "1")?;
     for service in [REMOTE, NEXT_DOOR, ITSELF, FOREIGN] {
         let seen = if service.backend == CLIENT { Seen::Node } else { Seen::Client };
         Talk { proxy, client: CLIENT, service, seen }.to_service(lab)?;
@@ -166,7 +158,17 @@ fn strict(lab: &mut Lab, proxy: Proxy) -> anyhow::Result<()> {
     for client in [CLIENT, "outside"] {
         Talk { proxy, client, service: REMOTE, seen: Seen::Gateway }.to_node_port(lab)?;
     }
-    set("2").and_then(|()| devices("2"))
+    check_reverse_paths(lab, "2")
+}
+
+/// The larger of "all" and the device's own counts (ip-sysctl.rst).
+fn check_reverse_paths(lab: &Lab, value: &str) -> anyhow::Result<()> {
+    for node in &lab.nodes {
+        for device in ["all", "ovl0", "eth0", "veth1", "veth2"] {
+            node.ns.set_sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), value)?;
+        }
+    }
+    Ok(())
 }
 
 /// Sends a stream there and back and compares it; how long it took to connect. `seen`: the address the backend must see.
@@ -222,6 +224,34 @@ fn udp_exchange(
     let (len, _) = receive(&client, &mut buffer).context("the answer did not arrive")?;
     ensure!(buffer[..len] == *pattern::slice(1, answer), "the answer arrived changed, with {len} bytes");
     Ok(())
+}
+
+/// A pod asks one backend by two services from one port: connection tracking tells the two apart by another port than the pod's own. Both
+/// by VXLAN and without.
+fn same_port(lab: &mut Lab, proxy: Proxy) -> anyhow::Result<()> {
+    service_rules::publish(lab, proxy, &[REMOTE, FOREIGN], BACKEND_PORT)?;
+    for (backend, first_port) in [(Backend::Vxlan, 21_000), (Backend::Direct, 22_000)] {
+        crate::direct::change_all(lab, backend)?;
+        for (service, port) in [REMOTE, FOREIGN].into_iter().zip(first_port..) {
+            let (client, server) = (end(lab, CLIENT)?, end(lab, service.backend)?);
+            let ways = [SocketAddrV4::new(VIP, service.port), SocketAddrV4::new(lab.nodes[0].address, service.local_node_port())];
+            let mut seen = Vec::new();
+            for target in ways {
+                let (asked, asking) = (server.ns.udp(server.address, BACKEND_PORT)?, client.ns.udp(client.address, port)?);
+                asking.connect(target)?;
+                asking.send(b"who?")?;
+                let mut buffer = [0; 16];
+                let (_, peer) = receive(&asked, &mut buffer).context("the question did not arrive")?;
+                seen.push(peer.port());
+                asked.send_to(b"you", peer)?;
+                let what = || format!("{} to {target}, seen at port {}: the answer did not arrive", backend.name(), peer.port());
+                receive(&asking, &mut buffer).with_context(what)?;
+            }
+            ensure!(seen[0] == port && seen[1] != port, "seen at {seen:?}: the translation changed nothing");
+        }
+    }
+    crate::direct::change_all(lab, Backend::Vxlan)?;
+    check_reverse_paths(lab, "2")
 }
 
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> anyhow::Result<(usize, std::net::SocketAddr)> {

@@ -28,10 +28,12 @@ pub(crate) enum Program {
     FromPod,
     FromHost,
     FromOverlay,
+    ToUnderlay,
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 5] = [Self::UnderlayXdp, Self::UnderlayTc, Self::FromPod, Self::FromHost, Self::FromOverlay];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::UnderlayXdp, Self::UnderlayTc, Self::FromPod, Self::FromHost, Self::FromOverlay, Self::ToUnderlay];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -40,13 +42,14 @@ impl Program {
             Self::FromPod => program::FROM_POD,
             Self::FromHost => program::FROM_HOST,
             Self::FromOverlay => program::FROM_OVERLAY,
+            Self::ToUnderlay => program::TO_UNDERLAY,
         }
     }
 
     /// The link the program sits on in the tests' world.
     fn ifindex(self) -> u32 {
         match self {
-            Self::UnderlayXdp | Self::UnderlayTc => world::UNDERLAY_IFINDEX,
+            Self::UnderlayXdp | Self::UnderlayTc | Self::ToUnderlay => world::UNDERLAY_IFINDEX,
             Self::FromPod => world::POD.ifindex,
             Self::FromHost | Self::FromOverlay => world::OVERLAY_IFINDEX,
         }
@@ -62,6 +65,8 @@ pub(crate) struct Skb {
     pub(crate) mark: u32,
     /// Bytes of payload per segment of a super-packet.
     pub(crate) gso_size: u32,
+    /// First word of the control buffer: what one program of ours tells the next.
+    pub(crate) control: u32,
 }
 
 /// What became of one packet.
@@ -75,6 +80,8 @@ pub(crate) struct Ran {
     pub(crate) meta: Vec<u8>,
     /// The packet's mark; zero for XDP.
     pub(crate) mark: u32,
+    /// First word of the packet's control buffer; zero for XDP.
+    pub(crate) control: u32,
     /// The packet afterwards.
     pub(crate) frame: Vec<u8>,
     /// Every counter that is not where it was.
@@ -284,7 +291,15 @@ impl Kernel {
         out.truncate(usize::try_from(result.data_size_out)?);
         let meta_len = usize::try_from(u32::from_ne_bytes(ctx_out[..4].try_into().expect("four bytes")))?;
         let packet = out.split_off(meta_len);
-        Ok(Ran { verdict: result.return_value.cast_signed(), receive_mode: 0, meta: out, mark: 0, frame: packet, moved: Moved::default() })
+        Ok(Ran {
+            verdict: result.return_value.cast_signed(),
+            receive_mode: 0,
+            meta: out,
+            mark: 0,
+            control: 0,
+            frame: packet,
+            moved: Moved::default(),
+        })
     }
 
     fn run_tc(&mut self, program: Program, frame: &[u8], skb: Skb) -> Result<Ran> {
@@ -292,12 +307,14 @@ impl Kernel {
         const MARK: usize = 8;
         const INGRESS_IFINDEX: usize = 36;
         const IFINDEX: usize = 40;
+        const CONTROL: usize = 48;
         const GSO_SEGS: usize = 164;
         const GSO_SIZE: usize = 176;
         let mut ctx = [0u8; 192];
         let mut put = |offset: usize, value: u32| ctx[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
         let ifindex = skb.ifindex.unwrap_or_else(|| program.ifindex());
         put(MARK, skb.mark);
+        put(CONTROL, skb.control);
         put(INGRESS_IFINDEX, ifindex);
         put(IFINDEX, ifindex);
         if skb.gso_size > 0 {
@@ -318,8 +335,9 @@ impl Kernel {
             bail!("the program made {len} bytes of {}", frame.len());
         }
         out.truncate(len);
-        let mark = u32::from_ne_bytes(ctx_out[MARK..MARK + 4].try_into().expect("four bytes"));
-        Ok(Ran { verdict: result.return_value.cast_signed(), receive_mode: 0, meta: Vec::new(), mark, frame: out, moved: Moved::default() })
+        let [mark, control] = [MARK, CONTROL].map(|at| u32::from_ne_bytes(ctx_out[at..at + 4].try_into().expect("four bytes")));
+        let verdict = result.return_value.cast_signed();
+        Ok(Ran { verdict, receive_mode: 0, meta: Vec::new(), mark, control, frame: out, moved: Moved::default() })
     }
 }
 

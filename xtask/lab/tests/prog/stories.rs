@@ -9,10 +9,12 @@ use overlay_common::counters::Flow;
 use overlay_common::reason::DropReason;
 
 use crate::case::{Case, Expect, Shared, TC_NEXT, XDP_PASS, check, source_port, story};
-use crate::kernel::{Kernel, Program, Skb, hex};
+use crate::kernel::{Kernel, Moved, Program, Skb, hex};
 use crate::packet::{Addr, Eth, Ipv4, MORE_FRAGMENTS, pattern, protocol};
 use crate::underlay_outer::icmp_error;
-use crate::world::{self, A_GATEWAY, A_VTEP, B, B_POD, C, D, EXTERNAL, POD, POD2, SERVICE, STRANGER, at_pod, from_b, from_pod, tunnel};
+use crate::world::{
+    self, A_GATEWAY, A_MAC, A_VTEP, B, B_POD, C, D, EXTERNAL, G_MAC, G_POD, POD, POD2, SERVICE, STRANGER, at_pod, from_b, from_pod, tunnel,
+};
 
 /// Every story.
 pub(crate) fn trials(kernel: &Shared) -> Vec<Trial> {
@@ -29,6 +31,7 @@ pub(crate) fn trials(kernel: &Shared) -> Vec<Trial> {
             detour_is_written_for_fragments,
         ),
         story(kernel, "underlay", "D27 a reply to a remembered socket goes by the stack", detour_is_read),
+        story(kernel, "to_underlay", "F5 what the stack sends to a neighbour is remembered, and nothing else", egress_is_noted),
         story(kernel, "all", "D0 without settings every program lets everything through", nothing_before_settings),
         story(kernel, "underlay_tc", "D0 in kernel mode VXLAN from a known node is marked and left to the kernel", kernel_mode),
         story(kernel, "underlay_tc and from_pod", "E7 super-packets are measured by their segments", super_packets),
@@ -124,6 +127,33 @@ fn detour_is_written_for_fragments(kernel: &mut Kernel) -> Result<()> {
     found.sort_by_key(|key| key.port_be);
     let expected = [0, 40_000].map(|port| socket(POD.addr, port, protocol::UDP));
     ensure!(found == expected, "remembered {found:?}, must be {expected:?}: the answer would skip the un-rewriting");
+    kernel.clear_detours()
+}
+
+fn egress_is_noted(kernel: &mut Kernel) -> Result<()> {
+    let packet = |source, destination, port| Eth::ipv4(G_MAC, A_MAC).frame(&Ipv4::udp_ports(source, destination, (port, 53), b"x").bytes());
+    // What `from_pod` says about a packet it forwards is what `to_underlay` hears.
+    let forwarded = kernel.run(Program::FromPod, &from_pod(&Ipv4::udp_ports(POD.addr, G_POD, (40_000, 53), b"x")), Skb::default())?;
+    ensure!(forwarded.moved.flows.iter().any(|(flow, ..)| *flow == Flow::PodDirect), "not forwarded: {}", forwarded.moved);
+    let by_us = Skb { control: forwarded.control, ..Skb::default() };
+    let cases = [
+        ("the stack's, of a pod to a neighbour's", packet(POD.addr, G_POD, 40_001), Skb::default(), true),
+        ("a program's", forwarded.frame, by_us, false),
+        ("the stack's, of a pod to the outside", packet(POD.addr, EXTERNAL, 40_001), Skb::default(), false),
+        ("the stack's, of the host", packet(A_GATEWAY, G_POD, 40_001), Skb::default(), false),
+        ("a tunnel packet", tunnel(&Ipv4::udp_ports(POD.addr, B_POD, (40_001, 53), b"x")).bytes(), Skb::default(), false),
+        ("no packet of IPv4", Eth::ipv4(G_MAC, A_MAC).frame(&[0x60; 40]), Skb::default(), false),
+    ];
+    for (name, frame, skb, remembered) in cases {
+        kernel.clear_detours()?;
+        let ran = kernel.run(Program::ToUnderlay, &frame, skb)?;
+        ensure!(ran.verdict == TC_NEXT && ran.frame == frame, "{name}: verdict {}, or changed:\n{}", ran.verdict, hex(&ran.frame));
+        ensure!(ran.moved == Moved::default(), "{name}: counted {}", ran.moved);
+        let mut found = kernel.detours()?;
+        found.sort_by_key(|key| key.port_be);
+        let expected = if remembered { [0, 40_001].map(|port| socket(POD.addr, port, protocol::UDP)).to_vec() } else { vec![] };
+        ensure!(found == expected, "{name}: remembered {found:?}, must be {expected:?}");
+    }
     kernel.clear_detours()
 }
 
