@@ -1,9 +1,7 @@
-//! The base, the settings in it, and the Helm chart that is made from it.
+//! The base, and the settings in it.
 //!
-//! Reads `manifests/` and talks to no cluster. What kustomize makes of the base is in `kustomize.rs`.
+//! Reads `manifests/` and talks to no cluster. What kustomize makes of the base is in `kustomize.rs`, what Helm makes of it in `chart.rs`.
 
-#[path = "manifests/chart.rs"]
-mod chart;
 #[path = "manifests/objects.rs"]
 mod objects;
 

@@ -86,7 +86,9 @@ impl Underlay {
         let router = Ns::create("router")?;
         let outside = Ns::create("outside")?;
         for (index, subnet) in kind.subnets().iter().enumerate() {
-            router.ip(&format!("link add br{index} mtu {mtu} type bridge"))?;
+            // An address of its own: else it is the lowest of the nodes' ports, another one when that node leaves, and the others send to
+            // the old one for most of a minute.
+            router.ip(&format!("link add br{index} address 02:00:c0:a8:{subnet:02x}:01 mtu {mtu} type bridge"))?;
             router.ip(&format!("address add 192.168.{subnet}.1/24 dev br{index}"))?;
             router.ip(&format!("link set br{index} up"))?;
         }

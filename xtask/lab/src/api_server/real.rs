@@ -22,6 +22,8 @@ pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
 /// Where the server listens, and etcd.
 const PORT: u16 = 6443;
+/// Where the other one listens while the first is away: on loopback, where no agent is.
+const ASIDE: u16 = 6444;
 const ETCD: &str = "http://127.0.0.1:2379";
 
 /// How long either may take to start, on two cores with agents running.
@@ -44,7 +46,7 @@ pub fn assets() -> Result<PathBuf, String> {
     }
 }
 
-/// A real API server; dropped, both processes are killed.
+/// A real API server; dropped, its processes are killed.
 #[derive(Debug)]
 pub struct RealServer {
     assets: PathBuf,
@@ -52,8 +54,12 @@ pub struct RealServer {
     namespace: PathBuf,
     address: Ipv4Addr,
     access: Access,
-    etcd: Child,
-    server: Option<Child>,
+    /// The one that agents know.
+    server: Option<Process>,
+    /// Another of the same etcd, as in a control plane of several: what changes while the first is away changes here.
+    aside: Option<Process>,
+    /// Behind the servers: the last to go.
+    _etcd: Process,
 }
 
 impl RealServer {
@@ -82,7 +88,7 @@ impl RealServer {
         etcd.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--unsafe-no-fsync"]);
         let etcd = spawn(&mut etcd, &directory.join("etcd.log"))?;
         let (assets, directory, namespace) = (assets.to_owned(), directory.to_owned(), ns.path());
-        let mut real = Self { assets, directory, namespace, address, access, etcd, server: None };
+        let mut real = Self { assets, directory, namespace, address, access, server: None, aside: None, _etcd: etcd };
         real.resume()?;
         real.allow_agents()?;
         Ok(real)
@@ -100,29 +106,35 @@ impl RealServer {
         format!("https://{}:{PORT}", self.address)
     }
 
-    /// Kills the server; etcd keeps what it knows.
+    /// Kills the server that agents know. Another one goes on, so that nodes can be changed.
     ///
     /// # Errors
-    /// It has ended before.
+    /// It has ended before, or the other does not start: the message quotes its log.
     pub fn stop(&mut self) -> anyhow::Result<()> {
-        let mut server = self.server.take().context("kube-apiserver does not run")?;
-        server.kill().context("kill kube-apiserver")?;
-        server.wait().context("wait for kube-apiserver").map(drop)
+        self.aside = Some(self.start_server(Ipv4Addr::LOCALHOST, ASIDE)?);
+        self.server.take().map(drop).context("kube-apiserver does not run")
     }
 
-    /// Starts the server and waits until it is ready.
+    /// Starts the server that agents know and waits until it is ready.
     ///
     /// # Errors
     /// It does not start: the message quotes its log.
     pub fn resume(&mut self) -> anyhow::Result<()> {
+        self.server = Some(self.start_server(self.address, PORT)?);
+        self.aside = None;
+        Ok(())
+    }
+
+    /// Starts a server and waits until it is ready.
+    fn start_server(&self, address: Ipv4Addr, port: u16) -> anyhow::Result<Process> {
         let file = |name: &str| self.directory.join(name).display().to_string();
-        let (address, log) = (self.address.to_string(), self.directory.join("kube-apiserver.log"));
-        let mut server = self.inside(&self.assets.join("kube-apiserver"));
+        let log = self.directory.join(format!("kube-apiserver-{port}.log"));
+        let mut command = self.inside(&self.assets.join("kube-apiserver"));
         for (flag, value) in [
             ("etcd-servers", ETCD.to_owned()),
-            ("bind-address", address.clone()),
-            ("advertise-address", address),
-            ("secure-port", PORT.to_string()),
+            ("bind-address", address.to_string()),
+            ("advertise-address", self.address.to_string()),
+            ("secure-port", port.to_string()),
             ("tls-cert-file", file("server.crt")),
             ("tls-private-key-file", file("server.key")),
             ("cert-dir", self.directory.display().to_string()),
@@ -134,20 +146,18 @@ impl RealServer {
             ("service-cluster-ip-range", "10.96.0.0/24".to_owned()),
             ("disable-admission-plugins", "ServiceAccount".to_owned()),
         ] {
-            server.arg(format!("--{flag}={value}"));
+            command.arg(format!("--{flag}={value}"));
         }
-        self.server = Some(spawn(&mut server, &log)?);
+        let mut server = spawn(&mut command, &log)?;
         let start = Instant::now();
-        while self.ask("GET", "/readyz", None).is_err() {
-            if let Some(server) = &mut self.server
-                && let Some(status) = server.try_wait()?
-            {
+        while self.ask_at((address, port), "GET", "/readyz", None).is_err() {
+            if let Some(status) = server.0.try_wait()? {
                 bail!("kube-apiserver ended ({status}); its log:\n{}", crate::agent::log_tail(&log));
             }
             ensure!(start.elapsed() < START, "kube-apiserver is not ready after {START:?}; its log:\n{}", crate::agent::log_tail(&log));
             thread::sleep(Duration::from_millis(100));
         }
-        Ok(())
+        Ok(server)
     }
 
     /// Adds or changes a node. A podCIDR cannot be changed once it is set: then the node is deleted and created anew.
@@ -203,11 +213,18 @@ impl RealServer {
         self.ask("POST", &format!("/apis/{group}/v1/clusterrolebindings"), Some(&binding)).map(drop)
     }
 
-    /// A request of the administrator; the answer as JSON, null where it is none.
+    /// A request of the administrator to the server there is; the answer as JSON, null where it is none.
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        let place = if self.aside.is_some() { (Ipv4Addr::LOCALHOST, ASIDE) } else { (self.address, PORT) };
+        self.ask_at(place, method, path, body)
+    }
+
+    fn ask_at(&self, (address, port): (Ipv4Addr, u16), method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let mut curl = self.inside(Path::new("curl"));
         curl.args(["--silent", "--show-error", "--fail-with-body", "--max-time", "20", "--request", method, "--cacert"]);
-        curl.arg(self.access.authority()).args(["--header", &format!("Authorization: Bearer {ADMIN}")]);
+        // Both have the certificate of the first.
+        curl.arg(self.access.authority()).args(["--connect-to", &format!("::{address}:{port}")]);
+        curl.args(["--header", &format!("Authorization: Bearer {ADMIN}")]);
         if let Some(body) = body {
             let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
             curl.args(["--header", &format!("Content-Type: {kind}"), "--data-binary", &body.to_string()]);
@@ -223,18 +240,20 @@ impl RealServer {
     }
 }
 
-impl Drop for RealServer {
+/// A process that ends with this.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
-        for child in self.server.iter_mut().chain([&mut self.etcd]) {
-            // Either fails only when the process has ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        // Either fails only when the process has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
-fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Child> {
+fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Process> {
     let output = File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    command.spawn().with_context(|| format!("start `{}`", command::line(command)))
+    command.spawn().map(Process).with_context(|| format!("start `{}`", command::line(command)))
 }
